@@ -1,0 +1,58 @@
+"""Packaging of the agent: one distribution, three commands.
+
+Ranges are what the test suite ran with at the lower end's major version; requirements.txt pins the exact set that
+`make install` uses.
+"""
+
+from pathlib import Path
+
+from setuptools import find_namespace_packages, setup
+
+HERE = Path(__file__).parent
+
+setup(
+    name="ecs-agent",
+    version="1.105.1",
+    description="Node agent of Amazon ECS for Linux, with an embedded local control plane",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    python_requires=">=3.11",
+    packages=find_namespace_packages(include=["common", "common.*", "services", "services.*"]),
+    data_files=[("share/ecs-agent", ["supervisord.conf"])],
+    install_requires=[
+        "supervisor>=4.2,<5",  # the process tree
+        "gevent>=24.2",  # cooperative concurrency in every process
+        "redis>=5.0",  # the bus
+        "msgspec>=0.18",  # documents and messages: immutable structs, fast codecs
+        "psutil>=5.9",  # who holds a port; process facts
+        "docker>=7.0,<8",  # the Docker Engine API
+        "boto3>=1.34",  # ECS API, signing, the service models of the local control plane
+        "websocket-client>=1.6,<2",  # ACS and TCS
+        "flask>=3.0,<4",  # the local control plane's API
+        "gevent-websocket>=0.10.1,<0.11",  # the local control plane's ACS and TCS
+        "pyroute2>=0.7",  # interfaces, routes, namespaces
+        "rich>=13",  # tables and live progress of ecs-local on a terminal
+    ],
+    extras_require={
+        "test": [
+            "pytest>=8",
+            "pytest-timeout>=2.3",
+            "hypothesis>=6.100",
+            "ruff>=0.6",
+            "mypy>=1.10",
+            "import-linter>=2",
+            "types-docker",
+            "types-gevent",
+            "types-psutil",
+            "types-requests",
+            "botocore-stubs",
+        ],
+    },
+    entry_points={
+        "console_scripts": [
+            "ecs-agent = common.tree.cli:main",
+            "ecs-init = services.init.cli:main",
+            "ecs-local = services.local.cli:main",
+        ],
+    },
+)
