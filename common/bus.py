@@ -1,0 +1,386 @@
+"""Redis as the bus between the processes: documents, streams, change feed.
+
+One atomic step has one name here. `Change` collects what belongs together (documents to save or delete, messages to
+append, entries to acknowledge) and `Store.commit` does all of it or nothing, in one Lua script. The script remembers
+the revision of the first document, so a commit that is repeated because its answer was lost changes nothing: callers
+may, and `commit` does, retry until it is answered. Broken documents and messages are set aside under "aside:...",
+logged, and skipped; they never stop a reader.
+
+The interface is the same for both servers; `common.stub.StubStore` offers it without Redis for unit tests.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import msgspec
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from common import keys
+from common.backoff import Backoff
+from common.errors import Temporary
+from common.keys import Kind
+
+log = logging.getLogger(__name__)
+T = TypeVar("T", bound=msgspec.Struct)
+R = TypeVar("R")
+Client = Any  # redis.Redis; its annotations describe every protocol version and option at once
+
+CALL_SECONDS = 10.0  # longest wait for one answer; `appendfsync always` on a slow disk stays far below
+UNREACHABLE = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError, OSError)
+
+# ARGV: guard field, guard revision, then each command as its number of words and the words.
+COMMIT_SCRIPT = """
+local field, revision, at = ARGV[1], tonumber(ARGV[2]), 3
+if field ~= '' then
+  local have = tonumber(redis.call('HGET', 'revisions', field) or '-1')
+  if have >= revision then return 0 end
+  redis.call('HSET', 'revisions', field, revision)
+end
+while at <= #ARGV do
+  local n = tonumber(ARGV[at])
+  redis.call(unpack(ARGV, at + 1, at + n))
+  at = at + n + 1
+end
+return 1
+"""
+
+
+@dataclass(frozen=True)
+class Entry(Generic[T]):
+    """One message of a stream with the id by which it is acknowledged."""
+
+    id: str
+    message: T
+
+
+@dataclass(frozen=True)
+class FeedItem:
+    """A document changed (or is gone)."""
+
+    kind: str
+    id: str
+    deleted: bool
+
+
+RESET = FeedItem("", "", False)  # the reader missed something: reload all documents
+
+
+def encode(kind: Kind[T], document: T) -> bytes:
+    """The stored form: schema version, then the document."""
+    return msgspec.msgpack.encode((kind.schema, document))
+
+
+def decode(kind: Kind[T], data: bytes) -> T:
+    """Raises msgspec.DecodeError (or ValidationError) on anything but a document of this kind and schema."""
+    schema, raw = msgspec.msgpack.decode(data, type=tuple[int, msgspec.Raw])
+    if schema != kind.schema:
+        raise msgspec.ValidationError(f"schema {schema} of {kind.name} is not {kind.schema}, which this version reads")
+    return msgspec.msgpack.decode(raw, type=kind.type)
+
+
+@dataclass
+class Change:
+    """What belongs together. The first document saved guards against being applied twice."""
+
+    guard: tuple[str, int] = ("", 0)
+    commands: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def save(self, kind: Kind[T], id_: str, document: T) -> Change:
+        """Save a document; its `revision` must have been raised by the caller."""
+        revision = int(getattr(document, "revision", 0))
+        if not self.guard[0]:
+            self.guard = (f"{kind.name}:{id_}", revision)
+        else:
+            self.commands.append(("HSET", keys.REVISIONS, f"{kind.name}:{id_}", revision))
+        self.commands.append(("SET", kind.key(id_), encode(kind, document)))
+        return self._announce(kind, id_, "save")
+
+    def delete(self, kind: Kind[T], id_: str) -> Change:
+        """Delete a document; deleting one that is gone is no error."""
+        self.commands.append(("DEL", kind.key(id_)))
+        self.commands.append(("HDEL", keys.REVISIONS, f"{kind.name}:{id_}"))
+        return self._announce(kind, id_, "delete")
+
+    def append(self, stream: str, message: msgspec.Struct) -> Change:
+        """Append a message to a stream."""
+        self.commands.append(("XADD", stream, "*", "m", msgspec.msgpack.encode(message)))
+        return self
+
+    def acknowledge(self, stream: str, group: str, *ids: str) -> Change:
+        """Mark entries as done; they leave the stream."""
+        if ids:
+            self.commands.append(("XACK", stream, group, *ids))
+            self.commands.append(("XDEL", stream, *ids))
+        return self
+
+    def _announce(self, kind: Kind[T], id_: str, what: str) -> Change:
+        self.commands.append(
+            ("XADD", keys.FEED, "MAXLEN", "~", keys.FEED_LENGTH, "*", "k", kind.name, "i", id_, "w", what)
+        )
+        return self
+
+    def __bool__(self) -> bool:
+        return bool(self.commands)
+
+
+class Store:
+    """One of the two Redis servers."""
+
+    def __init__(self, name: str, path: str, closing: Callable[[], bool] = lambda: False) -> None:
+        self.name, self.path, self.closing = name, path, closing
+        self._client = self._connect(CALL_SECONDS)
+        self._script = COMMIT_SCRIPT
+        self._sha = ""
+        self._was_down = False
+
+    def _connect(self, timeout: float | None) -> Client:
+        # Our own loop retries (it can be told to stop); the library's would hold a caller for seconds.
+        return redis.Redis(
+            unix_socket_path=self.path,
+            socket_timeout=timeout,
+            socket_connect_timeout=2.0,
+            retry=Retry(NoBackoff(), 0),
+            protocol=2,
+            max_connections=512,
+        )
+
+    # -- calls ---------------------------------------------------------------------------------
+
+    def call(self, action: Callable[[Client], R], deadline_seconds: float | None = None) -> R:
+        """Run `action`, again and again while the server is away.
+
+        Raises Temporary when `deadline_seconds` have passed or the process is closing.
+        """
+        backoff = Backoff(0.02, 1.0, 2.0)
+        end = None if deadline_seconds is None else time.monotonic() + deadline_seconds
+        while True:
+            try:
+                result = action(self._client)
+                self._back()
+                return result
+            except UNREACHABLE as error:
+                delay = backoff.delay()
+                if self.closing() or (end is not None and time.monotonic() + delay > end):
+                    raise Temporary(f"Redis '{self.name}' at {self.path} does not answer: {error}") from error
+                self._away(error)
+                time.sleep(delay)
+
+    def _away(self, error: Exception) -> None:
+        if not self._was_down:
+            self._was_down = True
+            log.warning("Redis '%s' does not answer (%s); waiting for it", self.name, error)
+
+    def _back(self) -> None:
+        if self._was_down:
+            self._was_down = False
+            log.info("Redis '%s' answers again", self.name)
+
+    def commit(self, change: Change, deadline_seconds: float | None = None) -> bool:
+        """Do everything in `change` or nothing. False when it had been done before (a repeated commit)."""
+        if not change:
+            return True
+        words: list[Any] = [*change.guard]
+        for command in change.commands:
+            words += [len(command), *command]
+
+        def run(client: Client) -> bool:
+            if not self._sha:
+                self._sha = str(client.script_load(self._script))
+            try:
+                return bool(client.evalsha(self._sha, 0, *words))
+            except redis.exceptions.NoScriptError:
+                return bool(client.eval(self._script, 0, *words))
+
+        return self.call(run, deadline_seconds)
+
+    # -- documents -----------------------------------------------------------------------------
+
+    def get(self, kind: Kind[T], id_: str, deadline_seconds: float | None = None) -> T | None:
+        """The document, or None when there is none (or it was broken and has been set aside)."""
+        data = self.call(lambda c: c.get(kind.key(id_)), deadline_seconds)
+        return None if data is None else self._decoded(kind, id_, data)
+
+    def all(self, kind: Kind[T], deadline_seconds: float | None = None) -> dict[str, T]:
+        """All documents of a kind by id; broken ones are set aside."""
+
+        def scan(client: Client) -> list[tuple[bytes, bytes]]:
+            names = list(client.scan_iter(match=kind.key("*"), count=1000))
+            values = client.mget(names) if names else []
+            return [(n, v) for n, v in zip(names, values, strict=True) if v is not None]
+
+        prefix = len(kind.key(""))
+        found: dict[str, T] = {}
+        for name, data in self.call(scan, deadline_seconds):
+            id_ = name.decode()[prefix:]
+            document = self._decoded(kind, id_, data)
+            if document is not None:
+                found[id_] = document
+        return found
+
+    def _decoded(self, kind: Kind[T], id_: str, data: bytes) -> T | None:
+        try:
+            return decode(kind, data)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            aside = f"aside:{kind.name}:{id_}"
+            log.error("document %s %s cannot be read (%s); set aside as %s", kind.name, id_, error, aside)
+            self.call(lambda c: c.set(aside, data))
+            self.call(lambda c: c.delete(kind.key(id_)))
+            self.call(lambda c: c.hdel(keys.REVISIONS, f"{kind.name}:{id_}"))
+            return None
+
+    # -- whether the server kept its data ------------------------------------------------------
+
+    def epoch(self, deadline_seconds: float | None = None) -> str:
+        """A random text that changes only when the server lost its data."""
+
+        def read(client: Client) -> str:
+            client.set(keys.EPOCH, secrets.token_hex(8), nx=True)
+            return client.get(keys.EPOCH).decode()
+
+        return self.call(read, deadline_seconds)
+
+    # -- streams -------------------------------------------------------------------------------
+
+    def consumer(self, stream: str, group: str, type_: Any) -> Consumer:
+        """A consumer of `stream` for messages of the (union) type `type_`."""
+        return Consumer(self, stream, group, type_)
+
+    def feed(self) -> FeedReader:
+        """A reader of the change feed, from now on."""
+        return FeedReader(self)
+
+    def blocking_client(self) -> Client:
+        """A client of its own for blocking reads, without a read time-out."""
+        return self._connect(None)
+
+
+class Consumer:
+    """Reads one stream for one group, at least once: first what was delivered and not acknowledged, then the rest."""
+
+    def __init__(self, store: Store, stream: str, group: str, type_: Any) -> None:
+        self.store, self.stream, self.group = store, stream, group
+        self._decoder = msgspec.msgpack.Decoder(type_)
+        self._client: Client = store.blocking_client()
+        self._after = "0"  # ids after this among the unacknowledged; ">" once they are through
+
+    def read(self, block_seconds: float = 5.0, count: int = 100) -> list[Entry[Any]]:
+        """The next messages in order, or [] after `block_seconds` or when Redis was away."""
+        try:
+            reply = self._client.xreadgroup(
+                self.group, "agent", {self.stream: self._after}, count, max(1, int(block_seconds * 1000))
+            )
+        except redis.ResponseError as error:
+            if "NOGROUP" not in str(error):
+                raise
+            self._make_group()
+            return []
+        except UNREACHABLE as error:
+            self.store._away(error)
+            time.sleep(0.1)
+            self._after = "0"  # an answer may have been lost on the way: what it held is still unacknowledged
+            return []
+        self.store._back()
+        raw = reply[0][1] if reply else []
+        if self._after != ">":
+            self._after = raw[-1][0].decode() if raw else ">"
+        return list(self._entries(raw))
+
+    def _entries(self, raw: Iterable[Any]) -> Iterator[Entry[Any]]:
+        for id_, fields in raw:
+            try:
+                yield Entry(id_.decode(), self._decoder.decode(fields[b"m"]))
+            except (msgspec.DecodeError, KeyError, TypeError) as error:
+                self._set_aside(id_.decode(), fields, error)
+
+    def _set_aside(self, id_: str, fields: Any, error: Exception) -> None:
+        log.error("message %s of %s cannot be read (%s); set aside", id_, self.stream, error)
+        change = Change().acknowledge(self.stream, self.group, id_)
+        data = (fields or {}).get(b"m", b"")
+        change.commands.append(("HSET", f"aside:{self.stream}", id_, data))
+        self.store.commit(change)
+
+    def _make_group(self) -> None:
+        def make(client: Client) -> None:
+            try:
+                client.xgroup_create(self.stream, self.group, "0", mkstream=True)
+            except redis.ResponseError as error:
+                if "BUSYGROUP" not in str(error):
+                    raise
+
+        self.store.call(make)
+
+    def acknowledge(self, *ids: str) -> None:
+        """Mark entries as done, outside of any other change."""
+        self.store.commit(Change().acknowledge(self.stream, self.group, *ids))
+
+
+class FeedReader:
+    """Follows the change feed of one server. The first read, and any that missed something, says RESET."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._client: Client = store.blocking_client()
+        self._last = ""
+
+    def read(self, block_seconds: float = 5.0, count: int = 1000) -> list[FeedItem]:
+        """The next changes; [RESET] when all documents must be read anew; [] when nothing happened."""
+        try:
+            if not self._last:
+                return self._start()
+            block = max(1, int(block_seconds * 1000))
+            reply = self._client.xread({keys.FEED: self._last}, count, block)
+            if reply and len(reply[0][1]) == count and self._trimmed():
+                return self._start()
+            if not reply and self._rewound():
+                return self._start()
+        except (redis.ResponseError, *UNREACHABLE) as error:
+            self.store._away(error)
+            time.sleep(0.1)
+            self._last = ""
+            return []
+        self.store._back()
+        entries = reply[0][1] if reply else []
+        if entries:
+            self._last = entries[-1][0].decode()
+        return [FeedItem(f[b"k"].decode(), f[b"i"].decode(), f[b"w"] == b"delete") for _, f in entries if f]
+
+    def _start(self) -> list[FeedItem]:
+        self._last = self._newest()
+        self.store._back()
+        return [RESET]
+
+    def _newest(self) -> str:
+        newest = self._client.xrevrange(keys.FEED, count=1)
+        return newest[0][0].decode() if newest else "0-0"
+
+    def _trimmed(self) -> bool:
+        oldest = self._client.xrange(keys.FEED, count=1)
+        return bool(oldest) and _ordinal(oldest[0][0].decode()) > _ordinal(self._last)
+
+    def _rewound(self) -> bool:
+        return _ordinal(self._newest()) < _ordinal(self._last)
+
+
+def _ordinal(id_: str) -> tuple[int, int]:
+    milliseconds, _, sequence = id_.partition("-")
+    return int(milliseconds), int(sequence or 0)
+
+
+class Bus:
+    """Both servers of one agent."""
+
+    def __init__(self, run_dir: str, closing: Callable[[], bool] = lambda: False) -> None:
+        self.durable = Store("durable", f"{run_dir}/redis.sock", closing)
+        self.volatile = Store("volatile", f"{run_dir}/secrets.sock", closing)
+
+    def store(self, kind: Kind[T]) -> Store:
+        """The server that holds documents of `kind`."""
+        return self.durable if kind.store == "durable" else self.volatile

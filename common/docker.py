@@ -1,0 +1,51 @@
+"""Clients of the Docker Engine API: low-level, with an explicit version and a time-out per call.
+
+The engine's wire texts need the daemon's message, not the SDK's: `message_of` gives "Error response from daemon: ..."
+or the sentence for a daemon that cannot be reached (ECS agent behaviour, spec 03 §6.4).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from docker import APIClient
+
+DEFAULT_HOST = "unix:///var/run/docker.sock"
+KNOWN_API_VERSIONS = tuple(f"1.{minor}" for minor in range(17, 45))
+REFERENCE_API_VERSION = "1.21"
+
+
+def host() -> str:
+    """DOCKER_HOST, or Docker's own default."""
+    return os.environ.get("DOCKER_HOST") or DEFAULT_HOST
+
+
+def client(version: str, timeout_seconds: float, pool_size: int = 10) -> APIClient:
+    """A client that speaks API `version`; makes no call by itself."""
+    from docker import APIClient
+
+    return APIClient(
+        base_url=host(),
+        version=version,
+        timeout=timeout_seconds,  # type: ignore[arg-type]
+        num_pools=4,
+        max_pool_size=pool_size,
+    )
+
+
+def message_of(error: Exception) -> str:
+    """The text that ECS sees for a failed Docker call."""
+    from docker.errors import APIError
+
+    if isinstance(error, APIError) and error.response is not None:
+        explanation = str(error.explanation or "").strip()
+        if not explanation:
+            response = error.response
+            return (
+                f"request returned {response.reason} for API route and version {response.url}, "
+                "check if the server supports the requested API version"
+            )
+        return f"Error response from daemon: {explanation}"
+    return f"Cannot connect to the Docker daemon at {host()}. Is the docker daemon running?"

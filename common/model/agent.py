@@ -1,0 +1,120 @@
+"""Documents about the agent itself: who it is, which Docker it has, what it told ECS, which credentials it holds."""
+
+from __future__ import annotations
+
+from msgspec import Struct, field
+
+from common.model.status import ContainerStatus, TaskStatus
+
+
+class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Base of the documents below."""
+
+
+class Instance(Document):
+    """The container instance as ECS knows it. Written by acs; there is one, under the id "instance"."""
+
+    revision: int = 0
+    arn: str = ""
+    cluster: str = ""  # as configured, `default` when it was empty
+    ec2_instance_id: str = ""
+    availability_zone: str = ""
+    availability_zone_id: str = ""
+    vpc_id: str = ""
+    region: str = ""
+    agent_version: str = ""
+    status: str = ""  # of the last answer: ACTIVE, DRAINING ...
+    manifest_sequence: int = 0
+    registered_at: float = 0.0
+
+
+class DockerFacts(Document):
+    """What the engine found out about its Docker. Written by the engine under the id "docker"."""
+
+    revision: int = 0
+    server_version: str = ""
+    api_version: str = ""  # the server's highest
+    usable_api_versions: tuple[str, ...] = ()  # of the reference's list, lowest first
+    default_api_version: str = ""  # the version the agent's client speaks
+    cpu_count: int = 0
+    memory_bytes: int = 0
+    architecture: str = ""
+    os_type: str = ""
+    root_dir: str = ""
+    security_options: tuple[str, ...] = ()
+    cgroup_version: str = "1"
+    cgroup_driver: str = ""
+    log_drivers: tuple[str, ...] = ()
+    volume_plugins: tuple[str, ...] = ()
+    volume_plugins_error: str = ""
+    runtimes: tuple[str, ...] = ()
+    task_limits_enabled: bool = False  # effective ECS_ENABLE_TASK_CPU_MEM_LIMIT
+    reserved_memory_mib: int = 0
+
+
+class Sent(Document):
+    """The statuses of one task that ECS accepted. Written by acs under the task's ARN; the engine reads it."""
+
+    revision: int = 0
+    task: TaskStatus = TaskStatus.NONE
+    containers: dict[str, ContainerStatus] = field(default_factory=dict)
+    managed_agents: dict[str, str] = field(default_factory=dict)  # "<container>/<agent>" -> status
+
+
+class Session(Document):
+    """How the session with the control plane stands. Written by acs under "acs" (and telemetry under "tcs")."""
+
+    revision: int = 0
+    connected: bool = False
+    since: float = 0.0  # Unix seconds of the last change
+    reason: str = ""  # why it is down, in plain words
+
+
+class Credentials(Document):
+    """Role credentials of a task. Only ever in the volatile Redis and in memory; never logged.
+
+    `expiration` is echoed verbatim, never parsed by the agent (spec 02 §2.5).
+    """
+
+    credentials_id: str
+    task_arn: str
+    role_type: str  # TaskApplication or TaskExecution
+    role_arn: str = ""
+    access_key_id: str = ""
+    secret_access_key: str = ""
+    session_token: str = ""
+    expiration: str = ""
+    revision: int = 0
+
+    def __repr__(self) -> str:
+        return f"Credentials({self.credentials_id!r}, {self.role_type}, role {self.role_arn!r})"
+
+
+class ImageReference(Document):
+    """An image that containers of tasks use or used. Written by the engine under the image id (spec 08 §2)."""
+
+    revision: int = 0
+    image_id: str = ""
+    names: tuple[str, ...] = ()
+    size_bytes: int = 0
+    pulled_at: float = 0.0
+    last_used_at: float = 0.0
+    pull_succeeded: bool = False
+    containers: tuple[str, ...] = ()  # "<task arn>/<container>" that use it now
+
+
+class ContainerStats(Document):
+    """The latest stats of one container, rendered once by telemetry as the endpoint serves them (spec 06 §14)."""
+
+    docker_id: str
+    name: str = ""
+    tracked: bool = True
+    rendered: bytes = b"null"  # JSON of the Docker stats object with network_rate_stats
+
+
+class TaskStats(Document):
+    """The latest stats of one task. Written by telemetry under the task's ARN; volatile."""
+
+    revision: int = 0
+    arn: str = ""
+    containers: tuple[ContainerStats, ...] = ()

@@ -1,0 +1,77 @@
+"""What the bus does while Redis is away; real redis-server, killed and started again."""
+
+from __future__ import annotations
+
+import gevent
+import pytest
+
+from common import keys
+from common.bus import RESET, Bus, Change
+from common.errors import Temporary
+from common.model.agent import Session
+from common.model.messages import Event, TaskChanged
+from common.model.status import TaskStatus
+from common.model.task import Task
+
+
+def test_a_commit_waits_for_redis_and_is_then_done_once(run_dir, redis_servers):
+    """A killed store delays its users; what was acknowledged before is still there afterwards."""
+    durable, _ = redis_servers
+    bus = Bus(str(run_dir))
+    bus.durable.commit(Change().save(keys.TASK, "a", Task(arn="a", revision=1)))
+    durable.kill()
+    later = gevent.spawn(bus.durable.commit, Change().save(keys.TASK, "b", Task(arn="b", revision=1)))
+    gevent.sleep(0.2)
+    assert not later.ready()
+    durable.start()
+    assert later.get(timeout=5) is True
+    assert set(bus.durable.all(keys.TASK)) == {"a", "b"}
+
+
+def test_a_call_with_a_deadline_gives_up_with_a_clear_text(run_dir):
+    """Readers that can do without an answer must not wait for ever."""
+    bus = Bus(str(run_dir))
+    with pytest.raises(Temporary, match=r"Redis 'durable' at .* does not answer"):
+        bus.durable.get(keys.TASK, "a", deadline_seconds=0.1)
+
+
+def test_a_consumer_goes_on_after_redis_was_killed(run_dir, redis_servers):
+    """Unacknowledged messages come again, later ones follow; nothing is lost."""
+    durable, _ = redis_servers
+    bus = Bus(str(run_dir))
+    consumer = bus.durable.consumer(keys.EVENTS, "acs", Event)
+    bus.durable.commit(Change().append(keys.EVENTS, TaskChanged(arn="1", status=TaskStatus.RUNNING)))
+    assert [e.message.arn for _ in range(3) for e in consumer.read(0.1)] == ["1"]
+    durable.kill()
+    assert consumer.read(0.1) == []
+    durable.start()
+    bus.durable.commit(Change().append(keys.EVENTS, TaskChanged(arn="2", status=TaskStatus.RUNNING)))
+    seen = [e.message.arn for _ in range(6) for e in consumer.read(0.1)]
+    assert seen == ["1", "2"]
+
+
+def test_a_feed_reader_reloads_after_the_volatile_store_lost_its_data(run_dir, redis_servers):
+    """Memory-only data is gone after a kill: the reader must ask anew, the writer sees another epoch."""
+    _, volatile = redis_servers
+    bus = Bus(str(run_dir))
+    feed = bus.volatile.feed()
+    assert feed.read(0.1) == [RESET]
+    before = bus.volatile.epoch()
+    bus.volatile.commit(Change().save(keys.SESSION, "acs", Session(revision=1, connected=True)))
+    assert len(feed.read(0.5)) == 1
+    volatile.kill()
+    volatile.start()
+    assert bus.volatile.epoch() != before
+    items = [item for _ in range(5) for item in feed.read(0.1)]
+    assert RESET in items
+    assert bus.volatile.get(keys.SESSION, "acs") is None
+
+
+def test_the_durable_store_keeps_its_epoch_across_a_kill(run_dir, redis_servers):
+    """A restart with the data still there must not make anybody publish everything again."""
+    durable, _ = redis_servers
+    bus = Bus(str(run_dir))
+    before = bus.durable.epoch()
+    durable.kill()
+    durable.start()
+    assert bus.durable.epoch() == before
