@@ -1,0 +1,140 @@
+"""One log format for every process: logfmt or JSON lines, to stdout and, when asked, to a rolling file.
+
+Formats, levels per sink and file rotation are those of the reference (ECS agent behaviour, spec 01 §9), so that
+users' parsers and alarms keep working. Fields go in `extra={"fields": {...}}`, or shorter: `logs.fields(task=...)`.
+A message with fields has no `module`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from common.logfiles import RollingFile
+
+LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warn": logging.WARNING,
+    "error": logging.ERROR,
+    "crit": logging.CRITICAL,
+    "none": logging.CRITICAL + 10,
+}
+PRINTED = {"DEBUG": "debug", "INFO": "info", "WARNING": "warn", "ERROR": "error", "CRITICAL": "critical"}
+ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r", "\a": "\\a", "\b": "\\b", "\f": "\\f",
+           "\v": "\\v"}  # fmt: skip
+
+
+def fields(**values: Any) -> dict[str, Any]:
+    """For `log.info("text", **fields(task=arn))`."""
+    return {"extra": {"fields": values}}
+
+
+def quote(text: str) -> str:
+    """`text` in double quotes, escaped as Go's %q does."""
+    return '"' + "".join(_escape(c) for c in text) + '"'
+
+
+def _escape(char: str) -> str:
+    if char in ESCAPES:
+        return ESCAPES[char]
+    if char.isprintable():
+        return char
+    code = ord(char)
+    return f"\\x{code:02x}" if code < 0x80 else (f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}")
+
+
+def _utc(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def _text(record: logging.LogRecord) -> str:
+    text = record.getMessage()
+    if record.exc_info:
+        text += "\n" + logging.Formatter().formatException(record.exc_info)
+    return text
+
+
+def _bare(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return "[" + " ".join(map(str, value)) + "]"
+    return quote(str(value))
+
+
+class LogfmtFormatter(logging.Formatter):
+    """level=info time=... msg="..." and either module=... or the fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = f"level={PRINTED.get(record.levelname, 'info')} time={_utc(record.created)} msg={quote(_text(record))}"
+        values: Mapping[str, Any] | None = getattr(record, "fields", None)
+        if not values:
+            return f"{line} module={record.filename}"
+        return line + "".join(f" {name}={_bare(value)}" for name, value in values.items())
+
+
+class JsonFormatter(logging.Formatter):
+    """The same as a JSON object; fields sorted by name."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry: dict[str, Any] = {
+            "level": PRINTED.get(record.levelname, "info"),
+            "time": _utc(record.created),
+            "msg": _text(record),
+        }
+        values: Mapping[str, Any] | None = getattr(record, "fields", None)
+        if values:
+            entry |= {name: values[name] for name in sorted(values)}
+        else:
+            entry["module"] = record.filename
+        line = json.dumps(entry, separators=(",", ":"), default=str, ensure_ascii=False)
+        return line.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def sink_levels(config: Mapping[str, Any]) -> tuple[int, int]:
+    """The levels of stdout and of the file (table of spec 01 §9.1)."""
+    level = LEVELS.get(str(config["ECS_LOGLEVEL"] or "").lower())
+    on_instance = LEVELS.get(str(config["ECS_LOGLEVEL_ON_INSTANCE"] or "").lower())
+    out = level if level is not None else logging.INFO
+    if on_instance is not None:
+        return out, on_instance
+    return out, LEVELS["none"] if config["ECS_LOG_DRIVER"] else out
+
+
+def configure(config: Mapping[str, Any]) -> logging.Logger:
+    """Set up the root logger of this process; returns it."""
+    json_lines = str(config["ECS_LOG_OUTPUT_FORMAT"] or "").lower() == "json"
+    formatter = JsonFormatter() if json_lines else LogfmtFormatter()
+    out_level, file_level = sink_levels(config)
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        root.removeHandler(handler)
+    sinks: list[tuple[logging.Handler, int]] = [(logging.StreamHandler(sys.stdout), out_level)]
+    path = config["ECS_LOGFILE"]
+    if path and file_level < LEVELS["none"]:
+        sinks.append((_file(config, path), file_level))
+    for handler, level in sinks:
+        handler.setFormatter(formatter)
+        handler.setLevel(level)
+        root.addHandler(handler)
+    root.setLevel(min(level for _, level in sinks))
+    for noisy in ("urllib3", "botocore", "boto3", "docker", "geventwebsocket", "websocket"):
+        logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
+    return root
+
+
+def _file(config: Mapping[str, Any], path: str) -> logging.Handler:
+    return RollingFile(
+        os.fspath(path),
+        rollover=str(config["ECS_LOG_ROLLOVER_TYPE"] or "size"),
+        max_bytes=int(float(config["ECS_LOG_MAX_FILE_SIZE_MB"]) * 1_000_000),
+        keep=int(config["ECS_LOG_MAX_ROLL_COUNT"]),
+    )

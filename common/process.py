@@ -1,0 +1,152 @@
+"""The skeleton of every process of the tree.
+
+`run(name, serve)` loads the configuration, sets up logging, turns SIGTERM and SIGINT into `context.stopping`, keeps a
+heartbeat, and calls `serve(context)`, which returns when `context.stopping` is set. A service waits for what it needs
+(Redis, Docker, other processes) with back-off, never by exiting. After a stop signal it has STOP_SECONDS; then the
+process ends by force, because a supervisor that must kill looks like a fault.
+
+The heartbeat is the modification time of `<run dir>/<name>.beat`: it needs no Redis, and the hub must turn for it to
+move, so a blocked event loop shows (the supervisor ends a process whose beat is older than BEAT_LIMIT_SECONDS of
+common.process_names).
+Readiness is told in the volatile Redis, for other processes and for `ecs-agent healthcheck`.
+
+gevent.monkey.patch_all() is the first statement of each entry point; this module relies on it.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import gevent
+import gevent.event
+import gevent.util
+
+from common import keys, logs
+from common.bus import Bus
+from common.config import Config, load
+from common.errors import Temporary, Terminal
+from common.parent import die_with_parent
+
+if TYPE_CHECKING:
+    import redis
+
+STOP_SECONDS = 9.0  # the supervisor kills after 10
+BEAT_SECONDS = 5.0
+
+
+@dataclass
+class Context:
+    """What a service gets: configuration, bus, log, and the wish to stop."""
+
+    name: str
+    config: Config
+    run_dir: str
+    log: logging.Logger
+    stopping: gevent.event.Event = field(default_factory=gevent.event.Event)
+    bus: Bus = field(init=False)
+    _readiness: tuple[bool, str] = (False, "starting")
+
+    def __post_init__(self) -> None:
+        self.bus = Bus(self.run_dir, self.stopping.is_set)
+
+    def ready(self, detail: str = "") -> None:
+        """This process does its work now."""
+        self._tell(True, detail)
+
+    def not_ready(self, reason: str) -> None:
+        """This process cannot do its work now; `reason` says why in plain words."""
+        self._tell(False, reason)
+
+    def _tell(self, ready: bool, detail: str) -> None:
+        if (ready, detail) == self._readiness:
+            return
+        self._readiness = (ready, detail)
+        self.log.info("%s %s%s", self.name, "is ready" if ready else "is not ready", f": {detail}" if detail else "")
+        self.publish_readiness()
+
+    def publish_readiness(self) -> None:
+        """Write the readiness again; it is volatile, so the heartbeat repeats it."""
+        ready, detail = self._readiness
+        value = json.dumps({"ready": ready, "detail": detail, "pid": os.getpid(), "at": round(time.time(), 3)})
+
+        def write(client: redis.Redis) -> object:
+            return client.hset(keys.READY, self.name, value)
+
+        try:
+            self.bus.volatile.call(write, deadline_seconds=1.0)
+        except Temporary as error:
+            self.log.debug("readiness is not published: %s", error)
+
+
+def run_dir(config: Config) -> str:
+    """The directory of sockets, pid files and heartbeats."""
+    return str(config["ECS_RUN_DIR"] or os.path.join(config["ECS_DATADIR"], "run"))
+
+
+def run(name: str, serve: Callable[[Context], int | None]) -> int:
+    """Run one service; returns its exit status (0, 1, or 5 for an error that a restart would not mend)."""
+    die_with_parent()
+    faulthandler.enable()
+    config = load(os.environ)
+    logs.configure(config)
+    context = Context(name, config, run_dir(config), logging.getLogger(name))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches the whole group; the supervisor decides
+    gevent.signal_handler(signal.SIGTERM, _stop, context)
+    gevent.signal_handler(signal.SIGUSR1, _dump, context)
+    beat = gevent.spawn(_beat, context)
+    try:
+        status = serve(context) or 0
+    except Terminal as error:
+        context.log.critical("%s ends for good: %s", name, error)
+        status = error.exit_status
+    except Temporary as error:
+        status = 0 if context.stopping.is_set() else 1
+        if status:
+            context.log.error("%s ends and will be started again: %s", name, error)
+    except Exception:
+        context.log.critical("%s fails and will be started again", name, exc_info=True)
+        status = 1
+    finally:
+        beat.kill(block=False)
+    context.log.info("%s ends with status %d", name, status)
+    sys.stdout.flush()
+    return status
+
+
+def _stop(context: Context) -> None:
+    if context.stopping.is_set():
+        return
+    context.stopping.set()
+    gevent.spawn_later(STOP_SECONDS, _end_by_force, context)
+
+
+def _end_by_force(context: Context) -> None:
+    context.log.error("%s did not stop within %.0f s; it ends now", context.name, STOP_SECONDS)
+    sys.stdout.flush()
+    os._exit(1)
+
+
+def _dump(context: Context) -> None:
+    text = "\n".join(gevent.util.format_run_info() or ())  # type: ignore[func-returns-value]
+    context.log.critical("====== STACKTRACE ======\n%s\n====== /STACKTRACE ======", text[: 640 * 1024])
+
+
+def _beat(context: Context) -> None:
+    path = os.path.join(context.run_dir, f"{context.name}.beat")
+    while True:
+        try:
+            with open(path, "ab") as file:
+                os.utime(file.fileno())
+        except OSError as error:
+            context.log.warning("the heartbeat file %s cannot be written: %s", path, error)
+        context.publish_readiness()
+        gevent.sleep(BEAT_SECONDS)

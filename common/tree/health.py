@@ -1,0 +1,51 @@
+"""`ecs-agent healthcheck`: which programs of the tree work, and in plain words what does not.
+
+Reads the readiness that each program publishes in the volatile Redis. Status 0 when acs, engine and endpoint are
+ready, 1 otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+
+import redis
+
+from common import keys
+from common.config import load
+from common.tree.run import default_run_dir
+
+NEEDED = ("acs", "engine", "endpoint")
+STALE_SECONDS = 30.0
+
+
+def report() -> int:
+    """Print one line per program; returns the exit status."""
+    config = load(os.environ)
+    run_dir = config["ECS_RUN_DIR"] or default_run_dir(os.path.abspath(config["ECS_DATADIR"]))
+    client = redis.Redis(unix_socket_path=os.path.join(run_dir, "secrets.sock"), socket_timeout=2, protocol=2)
+    try:
+        entries: dict[bytes, bytes] = client.hgetall(keys.READY)  # type: ignore[assignment]
+    except (redis.RedisError, OSError) as error:
+        sys.stdout.write(f"the agent does not run in {run_dir}: {error}\n")
+        return 1
+    states = {name.decode(): json.loads(value) for name, value in entries.items()}
+    faults = 0
+    for name in sorted({*states, *NEEDED}):
+        fault, text = describe(states.get(name), time.time())
+        faults += fault and name in NEEDED
+        sys.stdout.write(f"{name:10} {text}\n")
+    return 1 if faults else 0
+
+
+def describe(state: dict[str, object] | None, now: float) -> tuple[bool, str]:
+    """Whether this program is at fault, and the sentence about it."""
+    if state is None:
+        return True, "has not started"
+    silent = now - float(str(state["at"]))
+    if silent > STALE_SECONDS:
+        return True, f"has been silent for {silent:.0f} s"
+    detail = f": {state['detail']}" if state["detail"] else ""
+    return not state["ready"], ("ready" if state["ready"] else "not ready") + detail

@@ -1,0 +1,78 @@
+"""Start one of the two redis-server programs: `python -m common.tree.redis durable|volatile`.
+
+Replaces itself with the system's redis-server, configured by arguments alone. `durable` keeps an append-only file
+under ECS_DATADIR/redis, fsynced before each answer (none when ECS_CHECKPOINT is false); `volatile` never touches the
+disk. Both listen on a unix socket of mode 0600 only. A lock held across exec keeps a second server from opening the
+same files while an orphan of a killed tree still ends.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from common.config import load
+from common.parent import die_with_parent
+
+LOCK_SECONDS = 20.0
+SOCKETS = {"durable": "redis.sock", "volatile": "secrets.sock"}
+
+
+def arguments(role: str, config: Mapping[str, Any], run_dir: str, data_dir: str) -> list[str]:
+    """The command line after `redis-server`."""
+    socket = os.path.join(run_dir, SOCKETS[role])
+    args = ["--port", "0", "--unixsocket", socket, "--unixsocketperm", "600", "--dir", data_dir, "--daemonize", "no",
+            "--save", "", "--databases", "1", "--loglevel", "warning", "--maxmemory-policy", "noeviction",
+            "--lazyfree-lazy-user-del", "no", "--set-proc-title", "no"]  # fmt: skip
+    if role == "durable" and config["ECS_CHECKPOINT"] is not False:
+        args += ["--appendonly", "yes", "--appendfsync", "always", "--aof-load-truncated", "yes",
+                 "--auto-aof-rewrite-min-size", "16mb"]  # fmt: skip
+    else:
+        args += ["--appendonly", "no"]
+    return args
+
+
+def lock(path: str) -> int:
+    """Take the lock on `path`; raises TimeoutError when another server holds it for LOCK_SECONDS."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    os.set_inheritable(fd, True)
+    end = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return fd
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise TimeoutError(f"another redis-server still holds {path}; end it first") from None
+            time.sleep(0.02)
+
+
+def main(argv: list[str]) -> int:
+    """Never returns when all is well: the process becomes redis-server."""
+    role = argv[0]
+    config = load(os.environ)
+    run_dir = os.environ["ECS_RUN_DIR"]
+    data_dir = os.path.join(config["ECS_DATADIR"], "redis") if role == "durable" else run_dir
+    name = "redis" if role == "durable" else "secrets"
+    die_with_parent()
+    server = shutil.which("redis-server")
+    if server is None:
+        print('level=critical msg="redis-server is missing: install redis-server (apt) or redis (dnf)"')
+        return 1
+    try:
+        os.makedirs(data_dir, mode=0o700, exist_ok=True)
+        lock(os.path.join(data_dir, f"{name}.lock"))
+    except (OSError, TimeoutError) as error:
+        print(f'level=critical msg="{name} cannot use {data_dir}: {error}"')
+        return 1
+    sys.stdout.flush()
+    os.execv(server, [server, *arguments(role, config, run_dir, data_dir)])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

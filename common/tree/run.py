@@ -1,0 +1,150 @@
+"""Run the whole tree in the foreground: prepare the directories, then be supervisord.
+
+supervisord runs inside this process, so that its events can be judged here without another program: the exit status
+of each child, stale heartbeats, output. Children's output goes to our own stdout, whatever that is (supervisord
+itself cannot log to a socket, which stdout is under systemd). Ends with 0 after SIGTERM or SIGINT, with 5 when acs or
+engine ended for good, with 1 when the tree cannot start.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pwd
+import sys
+import sysconfig
+import time
+from collections.abc import Mapping, MutableMapping
+from pathlib import Path
+from typing import Any
+
+from common.config import load
+from common.logs import quote
+
+SOCKET_PATH_LIMIT = 107  # sun_path less the final zero
+INSTALLED_RUN_DIR = "/run/ecs"
+DEFAULT_DATADIR = "/data"
+CANNOT_START = 1
+
+
+class CannotStart(Exception):
+    """The text says what is in the way."""
+
+
+def say(level: str, text: str) -> None:
+    """One line in the agent's own format."""
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    line = f"level={level} time={stamp} msg={quote(text)} module=run.py\n"
+    os.write(1, line.encode(errors="backslashreplace"))
+
+
+def run_tree(environ: MutableMapping[str, str] | None = None) -> int:
+    """Run until a signal; returns the exit status of the service."""
+    environ = os.environ if environ is None else environ
+    try:
+        run_dir = prepare(environ)
+        keep = lock_tree(run_dir)
+    except CannotStart as error:
+        say("critical", str(error))
+        return CANNOT_START
+    try:
+        from common.tree.supervision import supervise
+
+        return supervise(config_path())
+    finally:
+        os.close(keep)
+
+
+def prepare(environ: MutableMapping[str, str]) -> str:
+    """Make the directories and set what supervisord.conf and the children read; returns the run directory."""
+    config = load(environ)
+    for finding in config.findings:
+        say("warn", f"{finding.name}: {finding.reason}")
+    data_dir = os.path.abspath(config["ECS_DATADIR"])
+    make_directory(data_dir, "ECS_DATADIR")
+    run_dir = os.path.abspath(config["ECS_RUN_DIR"] or default_run_dir(data_dir))
+    make_directory(run_dir, "ECS_RUN_DIR")
+    longest = os.path.join(run_dir, "supervisor.sock")
+    if len(os.fsencode(longest)) + 12 > SOCKET_PATH_LIMIT:  # supervisord binds <path>.<pid> first
+        raise CannotStart(f"ECS_RUN_DIR {run_dir!r} is too long for a unix socket; choose one under 80 characters")
+    local = bool(config["ECS_LOCAL_CONTROL_PLANE"])
+    environ.update(
+        ECS_DATADIR=data_dir,
+        ECS_RUN_DIR=run_dir,
+        ECS_TREE_PYTHON=sys.executable,
+        ECS_TREE_USER=pwd.getpwuid(os.getuid()).pw_name,
+        ECS_TREE_LOCAL="true" if local else "false",
+    )
+    if local:
+        environ.update({name: value for name, value in local_mode(config, environ).items() if not environ.get(name)})
+    return run_dir
+
+
+def local_mode(config: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, str]:
+    """What the agent's processes need in local mode and the caller did not set."""
+    settings = {
+        "ECS_BACKEND_HOST": f"http://127.0.0.1:{config['ECS_LOCAL_PORT']}",
+        "AWS_DEFAULT_REGION": environ.get("AWS_REGION") or "us-east-1",
+    }
+    if not environ.get("AWS_ACCESS_KEY_ID"):
+        # The local control plane accepts any signature; the agent must have something to sign with.
+        settings |= {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
+    return settings
+
+
+def default_run_dir(data_dir: str) -> str:
+    """/run/ecs for an installed agent, a directory beside the data otherwise."""
+    if data_dir == DEFAULT_DATADIR and os.path.isdir(INSTALLED_RUN_DIR):
+        return INSTALLED_RUN_DIR
+    return os.path.join(data_dir, "run")
+
+
+def make_directory(path: str, variable: str) -> None:
+    """Create `path` with mode 0700 and prove that it can be written; raises CannotStart."""
+    probe = os.path.join(path, ".writable")
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        with open(probe, "wb") as file:
+            file.write(b"x" * 4096)
+            file.flush()
+            os.fsync(file.fileno())
+        os.unlink(probe)
+    except OSError as error:
+        raise CannotStart(
+            f"{variable} {path!r} cannot be written: {error.strerror}. The agent keeps its state there; "
+            f"free space, fix the mount or its permissions, or set {variable} to another directory"
+        ) from error
+
+
+def lock_tree(run_dir: str) -> int:
+    """One tree per run directory; raises CannotStart when another one runs."""
+    fd = os.open(os.path.join(run_dir, "tree.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    end = time.monotonic() + 5.0
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > end:
+                holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
+                raise CannotStart(
+                    f"an agent (pid {holder or 'unknown'}) already runs in {run_dir!r}; stop it, or set ECS_DATADIR "
+                    "and ECS_RUN_DIR to other directories"
+                ) from None
+            time.sleep(0.05)
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, str(os.getpid()).encode(), 0)
+    return fd
+
+
+def config_path() -> str:
+    """supervisord.conf beside the source tree, or where the distribution installed it; raises CannotStart."""
+    places = [
+        Path(__file__).parents[2],
+        Path(sysconfig.get_path("data")) / "share/ecs-agent",
+        Path("/usr/share/ecs-agent"),
+    ]
+    for place in places:
+        if (place / "supervisord.conf").is_file():
+            return str(place / "supervisord.conf")
+    raise CannotStart(f"supervisord.conf is in none of {', '.join(map(str, places))}; the installation is incomplete")

@@ -1,0 +1,57 @@
+"""The command line of `ecs-agent` (ECS agent behaviour, spec 01 §4)."""
+
+from __future__ import annotations
+
+import pytest
+
+from common.tree import cli
+from common.tree.restraint import LONGEST_SECONDS, delay_seconds
+
+
+@pytest.mark.parametrize("word", ["-version", "--version", "-version=true", "--version=1"])
+def test_the_version_is_printed_in_the_reference_s_form(word, capsys):
+    """Scripts cut the version out of this text."""
+    assert cli.main([word]) == 0
+    assert capsys.readouterr().out == "Amazon ECS Agent:\n\tVersion: 1.105.1\n\tCommit: python\n"
+
+
+@pytest.mark.parametrize("words", [["-nonsense"], ["-k=maybe"], ["-loglevel"], ["---x"], ["-h"], ["--help"]])
+def test_a_bad_flag_prints_the_usage_on_stderr_and_ends_with_5(words, capsys):
+    """5 tells the supervisor not to try again."""
+    assert cli.main(words) == 5
+    said = capsys.readouterr()
+    assert said.out == "" and "Usage of ecs-agent:" in said.err
+
+
+def test_flags_take_values_in_both_forms_and_parsing_stops_at_the_first_word():
+    """Go's flag syntax."""
+    flags = cli.parse(["-loglevel", "debug", "--loglevel-driver=warn", "-k=false", "config", "-version"])
+    assert flags.values == {"loglevel": "debug", "loglevel-driver": "warn"}
+    assert flags.switches == set() and flags.rest == ["config", "-version"]
+
+
+def test_the_license_needs_three_files(tmp_path, monkeypatch, capsys):
+    """A missing file is an error with status 1; otherwise a rule of 80 signs stands between the texts."""
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["-license"]) == 1
+    assert "open LICENSE: no such file or directory" in capsys.readouterr().err
+    for name in cli.LICENSE_FILES:
+        (tmp_path / name).write_text(name)
+    assert cli.main(["-license"]) == 0
+    rule = "\n" + "=" * 80 + "\n"
+    assert capsys.readouterr().out == rule.join(cli.LICENSE_FILES) + "\n"
+
+
+def test_windows_service_is_refused_on_linux(capsys):
+    """The reference logs an error and ends with 1."""
+    assert cli.main(["-windows-service"]) == 1
+
+
+def test_a_single_crash_costs_nothing_and_repeated_ones_wait_up_to_15_seconds():
+    """Restarts must be quick after a kill, and must not burn a core when a program cannot start."""
+    now = 1000.0
+    assert delay_seconds([], now) == 0
+    assert delay_seconds([now - 3600], now) == 0
+    assert delay_seconds([now - 1], now) == 0
+    assert 0.5 <= delay_seconds([now - 2, now - 1], now) <= 0.55
+    assert delay_seconds([now - 0.1 * n for n in range(12, 0, -1)], now) >= LONGEST_SECONDS
