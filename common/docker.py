@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 KNOWN_API_VERSIONS = tuple(f"1.{minor}" for minor in range(17, 45))
 REFERENCE_API_VERSION = "1.21"
+SDK_API_VERSION = "1.24"  # the lowest that the docker SDK speaks
 
 
 def host() -> str:
@@ -49,3 +50,18 @@ def message_of(error: Exception) -> str:
             )
         return f"Error response from daemon: {explanation}"
     return f"Cannot connect to the Docker daemon at {host()}. Is the docker daemon running?"
+
+
+def lowest_usable_version(timeout_seconds: float = 10.0) -> str:
+    """The API version for plain calls through the SDK: 1.24, or the daemon's minimum when that is higher.
+
+    Asks the daemon once; raises OSError or docker.errors.APIError when it does not answer.
+    """
+    from docker import APIClient
+
+    probe = APIClient(base_url=host(), version="1.44", timeout=timeout_seconds)  # type: ignore[arg-type]
+    try:
+        minimum = str(probe.get(f"{probe.base_url}/version").json().get("MinAPIVersion") or SDK_API_VERSION)
+    finally:
+        probe.close()
+    return max(SDK_API_VERSION, minimum, key=lambda v: tuple(map(int, v.split("."))))
