@@ -13,7 +13,7 @@ from common import docker, keys
 from common.bus import Bus, Change
 from common.clock import SystemClock
 from common.model.agent import ImageReference
-from common.model.messages import Command
+from common.model.messages import Command, ImageRemoved
 from services.images.core.plan import Limits
 from services.images.cycle import Cycle, docker_clients
 
@@ -60,6 +60,11 @@ def save(bus: Bus, *references: ImageReference) -> None:
         bus.durable.commit(Change().save(keys.IMAGE, reference.image_id, reference))
 
 
+def told(bus: Bus) -> list[ImageRemoved]:
+    consumer = bus.durable.consumer(keys.COMMANDS, "t", Command)
+    return [e.message for _ in range(3) for e in consumer.read(0.1)]
+
+
 def old(name: str, id_: str, **more) -> ImageReference:
     return ImageReference(revision=1, image_id=id_, names=(name,), pulled_at=time.time() - 3600, **more)
 
@@ -72,7 +77,7 @@ def test_an_unused_image_is_removed_and_the_engine_is_told(run_dir, redis_server
     save(bus, old(name, id_), old(kept, kept_id, containers=("arn/c",)))
     Cycle(bus, LIMITS, SystemClock(), docker_clients(), untracked=False).run()
     assert not exists(client, name) and exists(client, kept)
-    commands = [e.message for _ in range(3) for e in bus.durable.consumer(keys.COMMANDS, "t", Command).read(0.1)]
+    commands = told(bus)
     assert [(c.image_id, c.name) for c in commands] == [(id_, name)]
 
 
@@ -96,5 +101,5 @@ def test_a_name_that_moved_to_another_image_is_only_forgotten(run_dir, redis_ser
     save(bus, old(name, "sha256:" + "0" * 64))
     Cycle(bus, LIMITS, SystemClock(), docker_clients(), untracked=False).run()
     assert exists(client, name)
-    commands = [e.message for _ in range(3) for e in bus.durable.consumer(keys.COMMANDS, "t", Command).read(0.1)]
+    commands = told(bus)
     assert [c.name for c in commands] == [name]
