@@ -89,7 +89,7 @@ class Context:
 
 def run_dir(config: Config) -> str:
     """The directory of sockets, pid files and heartbeats."""
-    return str(config["ECS_RUN_DIR"] or os.path.join(config["ECS_DATADIR"], "run"))
+    return str(config["ECS_RUN_DIR"])
 
 
 def run(name: str, serve: Callable[[Context], int | None]) -> int:

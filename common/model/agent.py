@@ -11,7 +11,7 @@ class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Base of the documents below."""
 
 
-class Instance(Document):
+class Instance(Document, frozen=True, kw_only=True):
     """The container instance as ECS knows it. Written by acs; there is one, under the id "instance"."""
 
     revision: int = 0
@@ -28,7 +28,7 @@ class Instance(Document):
     registered_at: float = 0.0
 
 
-class DockerFacts(Document):
+class DockerFacts(Document, frozen=True, kw_only=True):
     """What the engine found out about its Docker. Written by the engine under the id "docker"."""
 
     revision: int = 0
@@ -52,7 +52,7 @@ class DockerFacts(Document):
     reserved_memory_mib: int = 0
 
 
-class Sent(Document):
+class Sent(Document, frozen=True, kw_only=True):
     """The statuses of one task that ECS accepted. Written by acs under the task's ARN; the engine reads it."""
 
     revision: int = 0
@@ -61,7 +61,7 @@ class Sent(Document):
     managed_agents: dict[str, str] = field(default_factory=dict)  # "<container>/<agent>" -> status
 
 
-class Session(Document):
+class Session(Document, frozen=True, kw_only=True):
     """How the session with the control plane stands. Written by acs under "acs" (and telemetry under "tcs")."""
 
     revision: int = 0
@@ -70,7 +70,7 @@ class Session(Document):
     reason: str = ""  # why it is down, in plain words
 
 
-class Credentials(Document):
+class Credentials(Document, frozen=True, kw_only=True):
     """Role credentials of a task. Only ever in the volatile Redis and in memory; never logged.
 
     `expiration` is echoed verbatim, never parsed by the agent (spec 02 §2.5).
@@ -90,7 +90,7 @@ class Credentials(Document):
         return f"Credentials({self.credentials_id!r}, {self.role_type}, role {self.role_arn!r})"
 
 
-class ImageReference(Document):
+class ImageReference(Document, frozen=True, kw_only=True):
     """An image that containers of tasks use or used. Written by the engine under the image id (spec 08 §2)."""
 
     revision: int = 0
@@ -103,7 +103,7 @@ class ImageReference(Document):
     containers: tuple[str, ...] = ()  # "<task arn>/<container>" that use it now
 
 
-class ContainerStats(Document):
+class ContainerStats(Document, frozen=True, kw_only=True):
     """The latest stats of one container, rendered once by telemetry as the endpoint serves them (spec 06 §14)."""
 
     docker_id: str
@@ -112,7 +112,7 @@ class ContainerStats(Document):
     rendered: bytes = b"null"  # JSON of the Docker stats object with network_rate_stats
 
 
-class TaskStats(Document):
+class TaskStats(Document, frozen=True, kw_only=True):
     """The latest stats of one task. Written by telemetry under the task's ARN; volatile."""
 
     revision: int = 0

@@ -17,19 +17,19 @@ class Message(Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True):
     """Base of everything that travels in a stream."""
 
 
-class RunOrUpdateTask(Message):
+class RunOrUpdateTask(Message, frozen=True, kw_only=True):
     """A valid task of a payload, with the desired status that the backend wants (RUNNING or STOPPED)."""
 
     task: Task
 
 
-class StopVerified(Message):
+class StopVerified(Message, frozen=True, kw_only=True):
     """The backend confirmed that this task must stop (task manifest)."""
 
     arn: str
 
 
-class CredentialsChanged(Message):
+class CredentialsChanged(Message, frozen=True, kw_only=True):
     """The credentials of a task arrived or changed; `execution` tells which of its two roles."""
 
     arn: str
@@ -37,7 +37,7 @@ class CredentialsChanged(Message):
     execution: bool = False
 
 
-class ImageRemoved(Message):
+class ImageRemoved(Message, frozen=True, kw_only=True):
     """The image cleanup removed an image (or one of its names, when `name` is set): drop the reference."""
 
     image_id: str
@@ -47,7 +47,7 @@ class ImageRemoved(Message):
 Command = RunOrUpdateTask | StopVerified | CredentialsChanged | ImageRemoved
 
 
-class ContainerChanged(Message):
+class ContainerChanged(Message, frozen=True, kw_only=True):
     """A container reached a status that ECS hears about; travels inside the next report of its task."""
 
     arn: str
@@ -62,7 +62,7 @@ class ContainerChanged(Message):
     port_ranges: dict[str, str] = {}
 
 
-class TaskChanged(Message):
+class TaskChanged(Message, frozen=True, kw_only=True):
     """A task reached a status that ECS hears about: one SubmitTaskStateChange."""
 
     arn: str
@@ -73,7 +73,7 @@ class TaskChanged(Message):
     execution_stopped_at: float = 0.0
 
 
-class ManagedAgentChanged(Message):
+class ManagedAgentChanged(Message, frozen=True, kw_only=True):
     """The state of a managed agent (ECS Exec) of a container."""
 
     arn: str
@@ -83,7 +83,7 @@ class ManagedAgentChanged(Message):
     reason: str = ""
 
 
-class CredentialsReleased(Message):
+class CredentialsReleased(Message, frozen=True, kw_only=True):
     """The engine has no more use for these credentials ids: acs forgets them once it has read this."""
 
     arn: str

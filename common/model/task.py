@@ -22,7 +22,7 @@ class Value(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Base of the parts of a task."""
 
 
-class PortMapping(Value):
+class PortMapping(Value, frozen=True, kw_only=True):
     """One entry of portMappings. `host_port` 0 means that the agent chooses."""
 
     container_port: int = 0
@@ -31,7 +31,7 @@ class PortMapping(Value):
     protocol: str = "tcp"
 
 
-class PortBinding(Value):
+class PortBinding(Value, frozen=True, kw_only=True):
     """A published port as Docker reports it."""
 
     container_port: int
@@ -40,30 +40,30 @@ class PortBinding(Value):
     bind_ip: str = ""
 
 
-class MountPoint(Value):
+class MountPoint(Value, frozen=True, kw_only=True):
     source_volume: str = ""
     container_path: str = ""
     read_only: bool = False
 
 
-class VolumeFrom(Value):
+class VolumeFrom(Value, frozen=True, kw_only=True):
     source_container: str = ""
     read_only: bool = False
 
 
-class Dependency(Value):
+class Dependency(Value, frozen=True, kw_only=True):
     """One entry of dependsOn; condition is START, COMPLETE, SUCCESS, HEALTHY or the agent's own CREATE."""
 
     container_name: str
     condition: str
 
 
-class EnvironmentFile(Value):
+class EnvironmentFile(Value, frozen=True, kw_only=True):
     value: str = ""
     type: str = ""
 
 
-class Secret(Value):
+class Secret(Value, frozen=True, kw_only=True):
     """A reference to a secret, never its value."""
 
     name: str = ""
@@ -75,7 +75,7 @@ class Secret(Value):
     target: str = ""
 
 
-class RegistryAuth(Value):
+class RegistryAuth(Value, frozen=True, kw_only=True):
     """registryAuthentication; `type` is "ecr" or "asm"."""
 
     type: str = ""
@@ -86,25 +86,25 @@ class RegistryAuth(Value):
     credentials_parameter: str = ""
 
 
-class Firelens(Value):
+class Firelens(Value, frozen=True, kw_only=True):
     type: str = ""
     options: dict[str, str] = field(default_factory=dict)
 
 
-class RestartPolicy(Value):
+class RestartPolicy(Value, frozen=True, kw_only=True):
     enabled: bool = False
     ignored_exit_codes: tuple[int, ...] = ()
     restart_attempt_period_seconds: int = 0
 
 
-class ManagedAgent(Value):
+class ManagedAgent(Value, frozen=True, kw_only=True):
     name: str
     properties: dict[str, str] = field(default_factory=dict)
     status: str = ""
     reason: str = ""
 
 
-class Health(Value):
+class Health(Value, frozen=True, kw_only=True):
     """Docker's health check as last seen; `since` is the agent's time of the last change of status."""
 
     status: HealthStatus = HealthStatus.UNKNOWN
@@ -113,7 +113,7 @@ class Health(Value):
     exit_code: int | None = None
 
 
-class Mount(Value):
+class Mount(Value, frozen=True, kw_only=True):
     """A mount as Docker reports it (inspect, Mounts)."""
 
     name: str = ""
@@ -125,7 +125,7 @@ class Mount(Value):
     type: str = ""
 
 
-class Network(Value):
+class Network(Value, frozen=True, kw_only=True):
     """One network of a container as Docker reports it (inspect, NetworkSettings.Networks)."""
 
     name: str
@@ -135,21 +135,21 @@ class Network(Value):
     gateway: str = ""
 
 
-class TransitionDependency(Value):
+class TransitionDependency(Value, frozen=True, kw_only=True):
     """`target` (a container or resource of the task) must be at least at `status` before a transition."""
 
     target: str
     status: int
 
 
-class TransitionDependencies(Value):
+class TransitionDependencies(Value, frozen=True, kw_only=True):
     """What one transition of a container waits for, besides dependsOn."""
 
     containers: tuple[TransitionDependency, ...] = ()
     resources: tuple[TransitionDependency, ...] = ()
 
 
-class Container(Value):
+class Container(Value, frozen=True, kw_only=True):
     """A container of a task: the payload's facts, then what has become of it."""
 
     name: str
@@ -227,7 +227,7 @@ class Container(Value):
         return frozenset(p.container_port for p in self.port_mappings if not p.container_port_range)
 
 
-class Volume(Value):
+class Volume(Value, frozen=True, kw_only=True):
     """One entry of `volumes`. `type` is host, docker, efs, ...; `configuration` is its member as it came."""
 
     name: str
@@ -236,7 +236,7 @@ class Volume(Value):
     configuration: dict[str, Any] = field(default_factory=dict)
 
 
-class Association(Value):
+class Association(Value, frozen=True, kw_only=True):
     name: str
     type: str
     containers: tuple[str, ...] = ()
@@ -244,7 +244,7 @@ class Association(Value):
     value: str = ""
 
 
-class NetworkInterface(Value):
+class NetworkInterface(Value, frozen=True, kw_only=True):
     """An ENI of an awsvpc task, as validated from the payload (spec 02 §2.6)."""
 
     ec2_id: str
@@ -262,14 +262,14 @@ class NetworkInterface(Value):
     trunk_mac_address: str = ""
 
 
-class Proxy(Value):
+class Proxy(Value, frozen=True, kw_only=True):
     """proxyConfiguration (App Mesh)."""
 
     container_name: str = ""
     properties: dict[str, str] = field(default_factory=dict)
 
 
-class Attachment(Value):
+class Attachment(Value, frozen=True, kw_only=True):
     """An attachment of the payload that belongs to the task (Service Connect, EBS, S3 files), as it came."""
 
     arn: str = ""
@@ -277,7 +277,7 @@ class Attachment(Value):
     properties: dict[str, str] = field(default_factory=dict)
 
 
-class Resource(Value):
+class Resource(Value, frozen=True, kw_only=True):
     """A task resource: a cgroup, a volume, secrets to fetch ... `detail` is what its kind needs to go on."""
 
     kind: str
@@ -290,7 +290,7 @@ class Resource(Value):
     detail: dict[str, Any] = field(default_factory=dict)
 
 
-class Task(Value):
+class Task(Value, frozen=True, kw_only=True):
     """A task as the engine keeps it. Identity is the ARN."""
 
     arn: str

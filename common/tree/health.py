@@ -15,7 +15,6 @@ import redis
 
 from common import keys
 from common.config import load
-from common.tree.run import default_run_dir
 
 NEEDED = ("acs", "engine", "endpoint")
 STALE_SECONDS = 30.0
@@ -24,7 +23,7 @@ STALE_SECONDS = 30.0
 def report() -> int:
     """Print one line per program; returns the exit status."""
     config = load(os.environ)
-    run_dir = config["ECS_RUN_DIR"] or default_run_dir(os.path.abspath(config["ECS_DATADIR"]))
+    run_dir = config["ECS_RUN_DIR"]
     client = redis.Redis(unix_socket_path=os.path.join(run_dir, "secrets.sock"), socket_timeout=2, protocol=2)
     try:
         entries: dict[bytes, bytes] = client.hgetall(keys.READY)  # type: ignore[assignment]

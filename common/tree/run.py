@@ -22,8 +22,6 @@ from common.config import load
 from common.logs import quote
 
 SOCKET_PATH_LIMIT = 107  # sun_path less the final zero
-INSTALLED_RUN_DIR = "/run/ecs"
-DEFAULT_DATADIR = "/data"
 CANNOT_START = 1
 
 
@@ -60,9 +58,11 @@ def prepare(environ: MutableMapping[str, str]) -> str:
     config = load(environ)
     for finding in config.findings:
         say("warn", f"{finding.name}: {finding.reason}")
+    if config.load_error:
+        raise CannotStart(f"Error loading config: {config.load_error}")
     data_dir = os.path.abspath(config["ECS_DATADIR"])
     make_directory(data_dir, "ECS_DATADIR")
-    run_dir = os.path.abspath(config["ECS_RUN_DIR"] or default_run_dir(data_dir))
+    run_dir = os.path.abspath(config["ECS_RUN_DIR"])
     make_directory(run_dir, "ECS_RUN_DIR")
     longest = os.path.join(run_dir, "supervisor.sock")
     if len(os.fsencode(longest)) + 12 > SOCKET_PATH_LIMIT:  # supervisord binds <path>.<pid> first
@@ -90,13 +90,6 @@ def local_mode(config: Mapping[str, Any], environ: Mapping[str, str]) -> dict[st
         # The local control plane accepts any signature; the agent must have something to sign with.
         settings |= {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
     return settings
-
-
-def default_run_dir(data_dir: str) -> str:
-    """/run/ecs for an installed agent, a directory beside the data otherwise."""
-    if data_dir == DEFAULT_DATADIR and os.path.isdir(INSTALLED_RUN_DIR):
-        return INSTALLED_RUN_DIR
-    return os.path.join(data_dir, "run")
 
 
 def make_directory(path: str, variable: str) -> None:
