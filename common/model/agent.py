@@ -50,6 +50,7 @@ class DockerFacts(Document, frozen=True, kw_only=True):
     runtimes: tuple[str, ...] = ()
     task_limits_enabled: bool = False  # effective ECS_ENABLE_TASK_CPU_MEM_LIMIT
     reserved_memory_mib: int = 0
+    pause_image_loaded: bool = False  # amazon/amazon-ecs-pause:0.1.0 is there: pid and ipc namespaces can be shared
 
 
 class Sent(Document, frozen=True, kw_only=True):
@@ -68,6 +69,7 @@ class Session(Document, frozen=True, kw_only=True):
     connected: bool = False
     since: float = 0.0  # Unix seconds of the last change
     reason: str = ""  # why it is down, in plain words
+    heartbeat_at: float = 0.0  # acs: Unix seconds of the last HeartbeatMessage; telemetry then checks the runtime
 
 
 class Credentials(Document, frozen=True, kw_only=True):

@@ -1,0 +1,1 @@
+"""The session with the control plane: registration, ACS, role credentials, submission of state changes."""

@@ -1,0 +1,241 @@
+"""The ECS API as the agent calls it: AWS JSON 1.1 over HTTP, signed, bounded, retried by rule.
+
+The bodies come from common.wire.ecs, byte for byte; botocore signs (services.acs.signing) and finds credentials,
+urllib3 carries. A client built from botocore's service model could not send what the agent must send (`clientToken`,
+`zoneId`, milliseconds), takes longer to start, and bounds only parts of a call. One HTTP attempt takes ATTEMPT_SECONDS
+at most, whatever stalls. Retries follow the SDK of the reference (ECS agent behaviour, spec 01 §8.3, spec 02 §8.9);
+callers with a back-off of their own use `attempt`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import socket
+import time
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import gevent
+import urllib3
+from botocore.exceptions import UnknownRegionError
+from botocore.loaders import Loader
+from botocore.regions import EndpointResolver
+
+from common.errors import AgentError, Temporary
+from common.wire import jsontext
+from services.acs.credentials import OwnCredentials
+from services.acs.network import UnusableProxy, proxy_for, tls_context
+from services.acs.settings import Settings
+from services.acs.signing import host_of, sign
+
+log = logging.getLogger(__name__)
+
+TARGET = "AmazonEC2ContainerServiceV20141113"
+CONNECT_SECONDS = 30.0
+ATTEMPT_SECONDS = 42.0  # 30 s dial, 10 s TLS, 2 s for the answer
+POOL_SIZE = 16
+RETRIED_STATUS = (500, 502, 503, 504)
+THROTTLED = frozenset(
+    (
+        "Throttling",
+        "ThrottlingException",
+        "ThrottledException",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "TooManyRequestsException",
+        "LimitExceededException",
+        "RequestLimitExceeded",
+        "BandwidthLimitExceeded",
+        "SlowDown",
+        "PriorRequestNotComplete",
+        "ProvisionedThroughputExceededException",
+        "TransactionInProgressException",
+        "EC2ThrottledException",
+    )
+)
+RETRIED_CODES = THROTTLED | {"RequestTimeout", "RequestTimeoutException"}
+SKEW_CODES = frozenset(("RequestExpired", "RequestInTheFuture", "RequestTimeTooSkewed"))
+MAYBE_SKEW_CODES = frozenset(("InvalidSignatureException", "SignatureDoesNotMatch", "AuthFailure"))
+SKEW_SECONDS = 240.0
+STALE_KEYS = frozenset(("ExpiredTokenException", "ExpiredToken", "UnrecognizedClientException", "InvalidClientTokenId"))
+
+
+class ApiError(AgentError):
+    """A call that failed. `code` is the service's, "" when there was no readable answer; `status` is HTTP's or 0.
+
+    `retried` tells whether the SDK of the reference would try again by itself.
+    """
+
+    def __init__(self, operation: str, code: str, text: str, status: int = 0, retried: bool = False) -> None:
+        self.operation, self.code, self.text, self.status, self.retried = operation, code, text, status, retried
+        super().__init__(f"{operation}: {explain(operation, code, text)}")
+
+
+def explain(operation: str, code: str, text: str) -> str:
+    """What went wrong in plain words, with what to do about permissions and clocks."""
+    cause = f"{code}: {text}" if code else text
+    if code in ("AccessDeniedException", "AccessDenied", "UnauthorizedOperation"):
+        return (
+            f"{cause} (the role that this agent signs with needs the permission ecs:{operation}; see its policy in IAM)"
+        )
+    if code in SKEW_CODES | MAYBE_SKEW_CODES:
+        return f"{cause} (if the clock of this machine is wrong, set it: signatures are valid for five minutes)"
+    if code in STALE_KEYS:
+        return f"{cause} (the access key is unknown or has expired; see where this agent takes its credentials from)"
+    return cause
+
+
+class EcsClient:
+    """Thread-safe in the gevent sense: any greenlet may call, connections are pooled."""
+
+    def __init__(self, settings: Settings, credentials: OwnCredentials, region: str = "") -> None:
+        self.settings, self.credentials = settings, credentials
+        self.region = region or settings.region
+        self.url = (settings.backend_host or regional_endpoint(self.region, settings)).rstrip("/") + "/"
+        self.skew_seconds = 0.0  # what must be added to our clock
+        self._pools: dict[str, urllib3.PoolManager] = {}
+        self._context = None
+        if self.url.startswith("https"):
+            self._context = tls_context(settings.verify_tls, settings.ca_bundle)
+
+    def now(self) -> float:
+        """Unix seconds by the control plane's clock."""
+        return time.time() + self.skew_seconds
+
+    # -- calls ---------------------------------------------------------------------------------
+
+    def call(self, operation: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer, after up to `max_attempts` attempts. Raises ApiError, or Temporary without credentials."""
+        for number in range(1, self.settings.max_attempts + 1):
+            try:
+                return self.attempt(operation, body)
+            except ApiError as error:
+                if not error.retried or number == self.settings.max_attempts:
+                    raise
+                delay = random.random() * min(20.0, 2.0**number)
+                log.info("%s; it is tried again in %.1f s", error, delay)
+                time.sleep(delay)
+        raise AssertionError("unreachable: the loop returns or raises")
+
+    def attempt(self, operation: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """One HTTP attempt, ATTEMPT_SECONDS at most. Raises ApiError, or Temporary without credentials."""
+        keys = self.credentials.keys()
+        data = jsontext.dumps(body).encode()
+        headers = {
+            "Content-Type": "application/x-amz-json-1.1",
+            "X-Amz-Target": f"{TARGET}.{operation}",
+            "Host": host_of(self.url),
+        }
+        signed = sign("POST", self.url, headers, data, keys, self.region, self.now())
+        # Signed without the agent's name: proxies may change it.
+        signed |= {"User-Agent": self.settings.user_agent, "Content-Length": str(len(data))}
+        response = self._send(operation, data, signed)
+        return self._answer(operation, response)
+
+    def _send(self, operation: str, data: bytes, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
+        timeout = TimeoutError(f"no answer within {ATTEMPT_SECONDS:.0f} s")
+        try:
+            with gevent.Timeout(ATTEMPT_SECONDS, timeout):
+                return self._pool().request("POST", self.url, body=data, headers=dict(headers))
+        except UnusableProxy as error:
+            raise ApiError(operation, "", str(error)) from error
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            text = f"the control plane at {self.url} cannot be reached: {_cause(error)}"
+            raise ApiError(operation, "", text, retried=not _is_unknown_host(error)) from error
+
+    def _pool(self) -> urllib3.PoolManager:
+        proxy = proxy_for(self.url, os.environ)
+        name = proxy.url if proxy else ""
+        if name not in self._pools:
+            options: dict[str, Any] = {
+                "maxsize": POOL_SIZE,
+                "retries": False,
+                "timeout": urllib3.Timeout(connect=CONNECT_SECONDS, read=ATTEMPT_SECONDS),
+                "ssl_context": self._context,
+            }
+            if proxy is None:
+                self._pools[name] = urllib3.PoolManager(4, **options)
+            else:
+                basic = f"{proxy.user}:{proxy.password}" if proxy.password else None
+                headers = urllib3.make_headers(proxy_basic_auth=basic) if basic else None
+                self._pools[name] = urllib3.ProxyManager(proxy.url, 4, proxy_headers=headers, **options)
+        return self._pools[name]
+
+    def _answer(self, operation: str, response: urllib3.BaseHTTPResponse) -> dict[str, Any]:
+        try:
+            value = jsontext.loads(response.data.decode("utf-8", "replace") or "{}")
+        except jsontext.NotJson:
+            value = None
+        if response.status == 200 and isinstance(value, dict):
+            return value
+        raise self._error(operation, response, value if isinstance(value, dict) else {})
+
+    def _error(self, operation: str, response: urllib3.BaseHTTPResponse, value: Mapping[str, Any]) -> ApiError:
+        header = response.headers.get("x-amzn-ErrorType", "").partition(":")[0]
+        code = str(value.get("__type") or value.get("code") or header).rpartition("#")[2]
+        text = str(value.get("message") or value.get("Message") or "")
+        if not code:
+            text = text or f"HTTP status {response.status} {response.reason or ''} without a readable error".strip()
+        retried = response.status in RETRIED_STATUS or code in RETRIED_CODES or self._correct_clock(code, response)
+        if code in STALE_KEYS:
+            self.credentials.forget()
+        return ApiError(operation, code, text, response.status, retried)
+
+    def _correct_clock(self, code: str, response: urllib3.BaseHTTPResponse) -> bool:
+        """Take over the server's clock when the error is about time; True when another attempt is worth it."""
+        if code not in SKEW_CODES | MAYBE_SKEW_CODES:
+            return False
+        try:
+            server = parsedate_to_datetime(response.headers.get("Date", "")).timestamp()
+        except (TypeError, ValueError):
+            return code in SKEW_CODES
+        skew = server - time.time()
+        if code in MAYBE_SKEW_CODES and abs(skew - self.skew_seconds) < SKEW_SECONDS:
+            return False
+        log.warning("this machine's clock is %.0f s behind the control plane's; calls are signed with its time", skew)
+        self.skew_seconds = skew
+        return True
+
+
+def _cause(error: BaseException) -> str:
+    reason = getattr(error, "reason", None)
+    return str(reason if isinstance(reason, BaseException) else error)
+
+
+def _is_unknown_host(error: BaseException) -> bool:
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, urllib3.exceptions.NameResolutionError | socket.gaierror):
+            # EAI_AGAIN is a name server that does not answer; it may answer later.
+            resolver = getattr(seen, "__cause__", None) if not isinstance(seen, socket.gaierror) else seen
+            return getattr(resolver, "errno", socket.EAI_NONAME) == socket.EAI_NONAME
+        reason = getattr(seen, "reason", None)
+        seen = reason if isinstance(reason, BaseException) else seen.__cause__
+    return False
+
+
+def regional_endpoint(region: str, settings: Settings) -> str:
+    """The public endpoint of ECS in `region`, from the partition rules that botocore ships."""
+    if not region:
+        raise Temporary("the region is not known: set AWS_DEFAULT_REGION")
+    resolver = EndpointResolver(Loader().load_data("endpoints"))
+    try:
+        partition = resolver.get_partition_for_region(region)
+    except UnknownRegionError:
+        raise Temporary(f"{region!r} is not the name of an AWS region: check AWS_DEFAULT_REGION") from None
+    suffix = resolver.get_partition_dns_suffix(
+        partition, endpoint_variant_tags=["dualstack"] if settings.use_dual_stack else None
+    )
+    return f"https://{'ecs-fips' if settings.use_fips else 'ecs'}.{region}.{suffix}"
+
+
+def submit_delay(number: int) -> float:
+    """Seconds before retry `number` (from 1) of a Submit call that the SDK of the reference would retry itself.
+
+    2^n times 30 to 59 ms. The reference ends at five minutes, but its retry quota makes that at most about half a
+    minute in an outage; that is what we cap at (spec 02 §8.9).
+    """
+    return min(30.0, 2.0 ** min(number, 13) * random.uniform(0.030, 0.059))

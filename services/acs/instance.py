@@ -1,0 +1,28 @@
+"""The INSTANCE document: who this agent is for ECS. One holder, so that its revisions rise in one place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec.structs import replace
+
+from common import keys
+from common.bus import Change, Store
+from common.model.agent import Instance
+
+
+class InstanceRecord:
+    """The current document; every change is saved before it is answered."""
+
+    def __init__(self, store: Store, current: Instance) -> None:
+        self._store, self.current = store, current
+
+    def change(self, **values: Any) -> Instance:
+        """Save the document with these fields changed. Raises Temporary when the process stops first."""
+        self.current = replace(self.current, revision=self.current.revision + 1, **values)
+        self.publish_again()
+        return self.current
+
+    def publish_again(self) -> None:
+        """Write the document as it is; repeating that changes nothing."""
+        self._store.commit(Change().save(keys.INSTANCE, keys.INSTANCE_ID, self.current))

@@ -1,0 +1,295 @@
+"""The process `acs`: the only one that talks to the control plane about tasks.
+
+Start: read what is stored, look around (machine, metadata, Docker facts) in parallel, register, then three long-lived
+jobs: the ACS session, the worker behind it, and the submission of state changes. A fourth keeps house: it publishes
+again what a restarted Redis lost, registers again when the capabilities changed, and forgets what nobody needs.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
+
+import gevent
+
+from common import keys
+from common.backoff import Backoff
+from common.bus import Change
+from common.clock import SystemClock
+from common.errors import AgentError, Temporary
+from common.model.agent import DockerFacts, Session
+from common.process import Context
+from common.wire import ecs as wire
+from services.acs import host, identity, lifecycle, tags
+from services.acs.attributes import Situation, attributes
+from services.acs.credentials import OwnCredentials
+from services.acs.discovery import Discovery
+from services.acs.ecs import EcsClient
+from services.acs.handlers import Handlers
+from services.acs.instance import InstanceRecord
+from services.acs.metadata import Metadata
+from services.acs.registration import Offer, Registrar, restored
+from services.acs.roles import RoleCredentials
+from services.acs.session import Session as AcsSession
+from services.acs.session import Timings
+from services.acs.settings import Settings, from_config, routes_are_ipv6_only
+from services.acs.submission import Submission
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+KEEP_HOUSE_SECONDS = 2.0
+CAPABILITIES_SECONDS = 20.0
+TIDY_SECONDS = 600.0
+STOP_SECONDS = 5.0
+SESSION_ID = "acs"
+TIMINGS = Timings()
+
+
+def serve(context: Context) -> int:
+    """Run until the process is to stop. Raises Terminal for what a restart would not mend."""
+    settings = from_config(context.config, routes_are_ipv6_only())
+    agent = Agent(context, settings)
+    try:
+        agent.start()
+        context.stopping.wait()
+    except Temporary:
+        if not context.stopping.is_set():
+            raise
+    finally:
+        agent.stop()
+    return 0
+
+
+class Agent:
+    """All parts of this process and how they are wired."""
+
+    def __init__(self, context: Context, settings: Settings) -> None:
+        self._context, self._settings = context, settings
+        self._bus = context.bus
+        self._metadata = Metadata(disabled=settings.external)
+        self._credentials = OwnCredentials(settings.external, settings.credentials_profile)
+        self._roles = RoleCredentials(self._bus.volatile)
+        self._jobs: list[gevent.Greenlet] = []
+        self._session: AcsSession | None = None
+        self._submission: Submission | None = None
+        self._document = Session()
+
+    def _wait(self, seconds: float) -> bool:
+        """Sleep; False when the process is to stop."""
+        return not self._context.stopping.wait(seconds)
+
+    # -- start ---------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Register, then start the jobs."""
+        if self._settings.warm_pools:
+            self._context.not_ready("waiting for the warm pool")
+            lifecycle.wait_for_service(self._metadata, self._wait)
+        place = gevent.spawn(identity.find_place, self._metadata)
+        machine = gevent.spawn(self._look_around)
+        document = gevent.spawn(self._identity)
+        self._settings = self._with_region()
+        self._api = EcsClient(self._settings, self._credentials)
+        self._place, self._host = _result(place), _result(machine)
+        self._facts = self._wait_for_docker()
+        stored = self._bus.durable.get(keys.INSTANCE, keys.INSTANCE_ID)
+        first = restored(stored, self._settings, self._place.instance_id)
+        self._record = InstanceRecord(self._bus.durable, first)
+        self._registrar = Registrar(
+            self._api, self._record, self._settings, _first_from(document, self._identity), self._wait,
+            self._context.not_ready,
+        )  # fmt: skip
+        self._registered_as = self._offer(new=not first.arn)
+        self._registrar.register(self._place, self._registered_as)
+        self._start_jobs()
+        self._context.ready(f"registered as {self._record.current.arn}")
+
+    def _look_around(self) -> host.HostFacts:
+        cni = self._settings.cni_directory if self._settings.task_eni else ""
+        return host.gather(self._settings.ipv6_only, bool(self._context.config["ECS_ENABLE_GPU_SUPPORT"]), cni)
+
+    def _identity(self) -> tuple[str, str]:
+        if self._settings.no_identity_document:
+            return "", ""
+        return identity.identity_document(self._metadata)
+
+    def _with_region(self) -> Settings:
+        """Wait for a region when none is configured."""
+        backoff = Backoff(1.0, 60.0)
+        settings = self._settings
+        while not settings.region:
+            region = identity.region(self._metadata, settings.no_identity_document)
+            settings = replace(settings, region=region)
+            if not region:
+                self._context.not_ready("the region is not known: set AWS_DEFAULT_REGION")
+                if not self._wait(backoff.delay()):
+                    raise Temporary("the process is to stop")
+        return settings
+
+    def _wait_for_docker(self) -> DockerFacts:
+        """The facts that the engine publishes."""
+        backoff = Backoff(0.02, 1.0, 1.5, 0.2)
+        while True:
+            facts = self._bus.durable.get(keys.FACTS, keys.FACTS_ID)
+            if facts is not None and facts.usable_api_versions:
+                return facts
+            delay = backoff.delay()
+            if delay > 0.5:
+                self._context.not_ready("waiting for the engine to say which Docker there is")
+            if not self._wait(delay):
+                raise Temporary("the process is to stop")
+
+    def _offer(self, new: bool) -> Offer:
+        situation = Situation(
+            self._context.config, self._settings, self._facts, self._host, self._place.vpc_id, self._place.subnet_id,
+            self._place.outpost_arn,
+        )  # fmt: skip
+        memory = self._host.memory_mib - self._settings.reserved_memory_mib
+        if memory < 0:
+            raise Temporary(
+                "api register-container-instance: reserved memory is higher than available memory on the host, total "
+                f"memory: {self._host.memory_mib}, reserved: {self._settings.reserved_memory_mib}: lower "
+                "ECS_RESERVED_MEMORY"
+            )
+        return Offer(
+            attributes=attributes(situation, new),
+            resources=wire.resources(
+                self._host.cpus * 1024, memory, self._settings.reserved_ports, self._settings.reserved_ports_udp
+            ),
+            tags={**self._ec2_tags(), **self._settings.tags},
+            gpu_ids=self._host.gpus.ids if self._host.gpus else None,
+        )
+
+    def _ec2_tags(self) -> dict[str, str]:
+        """Without these tags the instance must not be registered, so they are asked for until they come."""
+        backoff = Backoff(1.0, 30.0)
+        while self._settings.propagate_ec2_tags:
+            try:
+                return tags.instance_tags(
+                    self._settings, self._settings.region, self._credentials, self._place.instance_id
+                )
+            except Temporary as error:
+                self._context.not_ready(str(error))
+                if not self._wait(backoff.delay()):
+                    raise
+        return {}
+
+    def _start_jobs(self) -> None:
+        arn, cluster = self._record.current.arn, self._settings.cluster_name
+        self._roles.restore()
+        self._document = self._bus.volatile.get(keys.SESSION, SESSION_ID) or self._document
+        self._submission = Submission(self._bus, self._api, cluster, self._settings.bindings, self._roles.forget)
+        self._submission.restore()
+        handlers = Handlers(self._bus, self._roles, self._record, self._submission.reject)
+        discovery = Discovery(self._api, cluster, arn, SystemClock(), self._settings.acs_endpoint)
+        self._session = AcsSession(
+            self._settings, self._credentials, discovery, arn, self._facts.server_version, handlers, self._announce,
+            self._context.stopping, self._api.now, TIMINGS,
+        )  # fmt: skip
+        jobs: list[Callable[[], None]] = [
+            self._session.run, handlers.run, self._submission.run, self._submission.flush_forever, self._keep_house,
+        ]  # fmt: skip
+        if self._settings.spot_draining:
+            jobs.append(lambda: lifecycle.watch_spot(self._metadata, self._api, cluster, lambda: arn, self._wait))
+        self._jobs = [gevent.spawn(self._guarded, job) for job in jobs]
+
+    def _guarded(self, job: Callable[[], None]) -> None:
+        """Run a job; one that fails is started again, because the others cannot do without it."""
+        backoff = Backoff(0.5, 30.0)
+        while not self._context.stopping.is_set():
+            try:
+                job()
+                return
+            except Temporary as error:
+                log.warning("%s", error)
+            except Exception:
+                log.critical("a part of the agent failed and is started again", exc_info=True)
+            if not self._wait(backoff.delay()):
+                return
+
+    def stop(self) -> None:
+        """End the connection, let submissions in flight end, stop everything."""
+        if self._session is not None:
+            self._session.stop()
+        if self._submission is not None:
+            self._submission.stop(STOP_SECONDS)
+        gevent.killall(self._jobs, timeout=1.0)
+
+    # -- keeping house -------------------------------------------------------------------------
+
+    def _announce(self, connected: bool, reason: str) -> None:
+        """Publish how the session stands; never in the way of the session itself."""
+        self._document = Session(
+            revision=self._document.revision + 1, connected=connected, since=time.time(), reason=reason
+        )
+        gevent.spawn(self._publish_session)
+
+    def _publish_session(self) -> None:
+        try:
+            change = Change().save(keys.SESSION, SESSION_ID, self._document)
+            self._bus.volatile.commit(change, deadline_seconds=2.0)
+        except Temporary as error:
+            log.debug("the state of the session is not published: %s", error)
+
+    def _keep_house(self) -> None:
+        """Look after Redis every two seconds, after capabilities and leftovers less often."""
+        epochs = {"volatile": self._bus.volatile.epoch(), "durable": self._bus.durable.epoch()}
+        next_look, next_tidy = time.monotonic() + CAPABILITIES_SECONDS, time.monotonic() + TIDY_SECONDS
+        while self._wait(KEEP_HOUSE_SECONDS):
+            try:
+                epochs = self._check_epochs(epochs)
+                if time.monotonic() > next_look:
+                    next_look = time.monotonic() + CAPABILITIES_SECONDS
+                    self._check_capabilities()
+                if time.monotonic() > next_tidy:
+                    next_tidy = time.monotonic() + TIDY_SECONDS
+                    self._roles.forget_expired()
+                    if self._submission is not None:
+                        self._submission.forget_tasks()
+            except Temporary as error:
+                log.debug("keeping house waits: %s", error)
+
+    def _check_epochs(self, epochs: dict[str, str]) -> dict[str, str]:
+        now = {"volatile": self._bus.volatile.epoch(1.0), "durable": self._bus.durable.epoch(1.0)}
+        if now["volatile"] != epochs["volatile"]:
+            self._roles.publish_again()
+            self._publish_session()
+        if now["durable"] != epochs["durable"]:
+            log.warning("the durable Redis lost its data; what this process knows is written again")
+            self._record.publish_again()
+            if self._submission is not None:
+                self._submission.publish_again()
+        return now
+
+    def _check_capabilities(self) -> None:
+        """Docker may have changed since the registration (the facts of its last life came first, or an update)."""
+        facts = self._bus.durable.get(keys.FACTS, keys.FACTS_ID, 1.0)
+        if facts is None or facts == self._facts or not facts.usable_api_versions:
+            return
+        self._facts = facts
+        offer = self._offer(new=False)
+        if offer.attributes == self._registered_as.attributes:
+            return
+        log.info("the capabilities of this instance changed; it is registered again")
+        self._registered_as = offer
+        try:
+            self._registrar.register(self._place, offer)
+        except AgentError as error:
+            log.error("the changed capabilities could not be registered: %s", error)
+
+
+def _result(job: gevent.Greenlet[..., T]) -> T:
+    """What a greenlet returned; its error is raised here."""
+    return job.get()
+
+
+def _first_from(job: gevent.Greenlet[..., tuple[str, str]], ask: Callable[[], tuple[str, str]]) -> Callable[
+    [], tuple[str, str]
+]:  # fmt: skip
+    """The first call answers what `job` found meanwhile; later ones ask anew."""
+    pending = [job]
+    return lambda: pending.pop().get() if pending else ask()

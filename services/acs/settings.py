@@ -1,0 +1,132 @@
+"""What this service takes from the configuration, in one place and typed.
+
+The rest of the package never sees a configuration key, so a test builds Settings by hand.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from common.version import COMMIT, VERSION
+from common.wire.ecs import BindingRules
+
+DUAL_STACK_ONLY = "ipv6"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Durations are seconds, memory MiB."""
+
+    cluster: str = ""  # as configured; empty means the default cluster
+    region: str = ""
+    backend_host: str = ""  # base URL of the ECS API, "" = the region's own
+    acs_endpoint: str = ""  # overrides DiscoverPollEndpoint
+    external: bool = False
+    no_identity_document: bool = False
+    verify_tls: bool = True
+    ca_bundle: str = ""
+    os_family: str = "LINUX"  # "" leaves the attribute out
+    ipv6_only: bool = False
+    use_fips: bool = False
+    use_dual_stack: bool = False
+    checkpoint: bool = True
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    propagate_ec2_tags: bool = False
+    reserved_ports: tuple[int, ...] = ()
+    reserved_ports_udp: tuple[int, ...] = ()
+    reserved_memory_mib: int = 0
+    credentials_profile: str = "default"
+    max_attempts: int = 3
+    spot_draining: bool = False
+    warm_pools: bool = False
+    updates_enabled: bool = False
+    task_eni: bool = False
+    cni_directory: str = ""
+    bindings: BindingRules = field(default_factory=BindingRules)
+    docker_socket: str = "/var/run/docker.sock"
+
+    @property
+    def cluster_name(self) -> str:
+        """The cluster as it goes onto the wire."""
+        return self.cluster or "default"
+
+    @property
+    def user_agent(self) -> str:
+        """Of the ECS API calls (spec 01 §8.1)."""
+        system = f"linux; {self.os_family}" if self.os_family else "linux"
+        return f"Amazon ECS Agent - v{VERSION} ({COMMIT}) ({system}) (+http://aws.amazon.com/ecs/)"
+
+
+def from_config(config: Mapping[str, Any], ipv6_only: bool) -> Settings:
+    """The settings of this process. `ipv6_only` is what the routes of this machine say (spec 01 §3.6)."""
+    family = str(config["ECS_INSTANCE_IP_COMPATIBILITY"])
+    ipv6_only = family == DUAL_STACK_ONLY if family else ipv6_only
+    exclude_ipv6 = config["ECS_EXCLUDE_IPV6_PORTBINDING"]
+    return Settings(
+        cluster=config["ECS_CLUSTER"],
+        region=config["AWS_DEFAULT_REGION"],
+        backend_host=_with_scheme(_endpoint(config)),
+        acs_endpoint=_with_scheme(config["ECS_ACS_ENDPOINT"]),
+        external=bool(config["ECS_EXTERNAL"]),
+        no_identity_document=bool(config["NoIID"] or config["ECS_EXTERNAL"]),
+        verify_tls=not config.get("AcceptInsecureCert", False),
+        ca_bundle=config["AWS_CA_BUNDLE"],
+        os_family=config["ECS_DETAILED_OS_FAMILY"],
+        ipv6_only=ipv6_only,
+        use_fips=bool(config["AWS_USE_FIPS_ENDPOINT"]),
+        use_dual_stack=bool(config["AWS_USE_DUALSTACK_ENDPOINT"]) or ipv6_only,
+        checkpoint=bool(config["ECS_CHECKPOINT"]),
+        attributes=config["ECS_INSTANCE_ATTRIBUTES"],
+        tags=config["ECS_CONTAINER_INSTANCE_TAGS"],
+        propagate_ec2_tags=config["ECS_CONTAINER_INSTANCE_PROPAGATE_TAGS_FROM"] == "ec2_instance",
+        reserved_ports=tuple(config["ECS_RESERVED_PORTS"]),
+        reserved_ports_udp=tuple(config["ECS_RESERVED_PORTS_UDP"]),
+        reserved_memory_mib=config["ECS_RESERVED_MEMORY"],
+        credentials_profile=config["ECS_ALTERNATE_CREDENTIAL_PROFILE"] or "default",
+        max_attempts=max(1, int(config["AWS_MAX_ATTEMPTS"])),
+        spot_draining=bool(config["ECS_ENABLE_SPOT_INSTANCE_DRAINING"]),
+        warm_pools=bool(config["ECS_WARM_POOLS_CHECK"]),
+        updates_enabled=bool(config["ECS_UPDATES_ENABLED"]),
+        task_eni=bool(config["ECS_ENABLE_TASK_ENI"]),
+        cni_directory=config["ECS_CNI_PLUGINS_PATH"],
+        bindings=BindingRules(
+            exclude_ipv6=(not ipv6_only) if exclude_ipv6 is None else bool(exclude_ipv6), exclude_ipv4=ipv6_only
+        ),
+        docker_socket=re.sub(r"^unix://", "", config["DOCKER_HOST"]) or "/var/run/docker.sock",
+    )
+
+
+def _endpoint(config: Mapping[str, Any]) -> str:
+    if config["AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"]:
+        return ""
+    return str(config["ECS_BACKEND_HOST"] or config["AWS_ENDPOINT_URL_ECS"] or config["AWS_ENDPOINT_URL"])
+
+
+def _with_scheme(url: str) -> str:
+    return url if not url or re.match(r"https?://", url) else f"https://{url}"
+
+
+def routes_are_ipv6_only(route_v4: str = "/proc/net/route", route_v6: str = "/proc/net/ipv6_route") -> bool:
+    """True when this machine has a default route with a gateway in IPv6 and none in IPv4 (proc(5))."""
+    return _has_ipv6_gateway(route_v6) and not _has_ipv4_gateway(route_v4)
+
+
+def _lines(path: str) -> list[list[str]]:
+    if not os.path.exists(path):
+        return []
+    with open(path, encoding="ascii", errors="replace") as file:
+        return [line.split() for line in file]
+
+
+def _has_ipv4_gateway(path: str) -> bool:
+    return any(len(f) > 7 and f[1] == "0" * 8 and f[7] == "0" * 8 and f[2] != "0" * 8 for f in _lines(path)[1:])
+
+
+def _has_ipv6_gateway(path: str) -> bool:
+    zero = "0" * 32
+    return any(len(f) > 9 and f[0] == zero and f[1] == "00" and f[4] != zero for f in _lines(path))

@@ -1,0 +1,81 @@
+"""Tags of the EC2 instance, for ECS_CONTAINER_INSTANCE_PROPAGATE_TAGS_FROM=ec2_instance (spec 01 §7.4).
+
+One signed call of the EC2 query API (version 2016-11-15), so that the EC2 model of 2 MB need not be loaded.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Mapping
+from urllib.parse import urlencode
+from xml.etree import ElementTree
+
+import gevent
+import urllib3
+
+from common.errors import Temporary
+from services.acs.credentials import OwnCredentials
+from services.acs.ecs import explain, regional_endpoint
+from services.acs.network import tls_context
+from services.acs.settings import Settings
+from services.acs.signing import host_of, sign
+
+log = logging.getLogger(__name__)
+
+CALL_SECONDS = 42.0
+RESERVED = "aws:"  # tags of AWS itself, by key or value
+
+
+def instance_tags(settings: Settings, region: str, credentials: OwnCredentials, instance_id: str) -> dict[str, str]:
+    """The tags of the instance that may be passed on. Raises Temporary."""
+    if not instance_id:
+        raise Temporary("the tags of the instance cannot be asked for: its id is not known")
+    url = os.environ.get("AWS_ENDPOINT_URL_EC2", "").rstrip("/")
+    url = (url or regional_endpoint(region, settings).replace("//ecs", "//ec2", 1)) + "/"
+    body = urlencode(
+        {
+            "Action": "DescribeTags",
+            "Version": "2016-11-15",
+            "MaxResults": "50",
+            "Filter.1.Name": "resource-id",
+            "Filter.1.Value.1": instance_id,
+            "Filter.2.Name": "resource-type",
+            "Filter.2.Value.1": "instance",
+        }
+    ).encode()
+    headers = {"Host": host_of(url), "Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
+    signed = sign("POST", url, headers, body, credentials.keys(), region, time.time(), "ec2")
+    return read_tags(*_post(url, body, signed, settings))
+
+
+def _post(url: str, body: bytes, headers: Mapping[str, str], settings: Settings) -> tuple[int, bytes]:
+    context = tls_context(ca_bundle=settings.ca_bundle) if url.startswith("https") else None
+    late = TimeoutError(f"no answer within {CALL_SECONDS:.0f} s")
+    try:
+        with gevent.Timeout(CALL_SECONDS, late):
+            pool = urllib3.PoolManager(1, ssl_context=context, retries=False)
+            answer = pool.request("POST", url, body=body, headers=dict(headers))
+            return answer.status, answer.data
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        raise Temporary(f"DescribeTags: EC2 at {url} cannot be reached: {error}") from error
+
+
+def read_tags(status: int, data: bytes) -> dict[str, str]:
+    """The tags in an answer of DescribeTags. Raises Temporary."""
+    try:
+        root = ElementTree.fromstring(data)
+    except ElementTree.ParseError as error:
+        raise Temporary(f"DescribeTags: HTTP status {status} and an answer that is not XML: {error}") from error
+    if status != 200:
+        code, text = root.findtext(".//Code") or "", root.findtext(".//Message") or ""
+        raise Temporary(f"DescribeTags: {explain('DescribeTags', code, text).replace('ecs:', 'ec2:')}")
+    tags = {}
+    for item in root.iter():
+        if item.tag.rpartition("}")[2] == "item":
+            fields = {child.tag.rpartition("}")[2]: child.text or "" for child in item}
+            key, value = fields.get("key", ""), fields.get("value", "")
+            if key and not key.lower().startswith(RESERVED) and not value.lower().startswith(RESERVED):
+                tags[key] = value
+    return tags

@@ -1,0 +1,364 @@
+"""HTTP/1.1 for small answers: reads a request, calls the WSGI application, writes the response in one piece.
+
+Takes the place of pywsgi's handler under gevent's WSGIServer, for two reasons. Speed: pywsgi parses headers with the
+mail parser, formats a log line and a date for each request and writes header and body apart; that costs more than the
+application. And exactness: time-outs, limits and the answers to malformed requests are those of the reference's
+library (spec 06 §1): 5 s for a request including its body, 5 s between requests, 5 s (or the server's
+`write_seconds`) from the end of the header to the end of the response, after which the client sees the connection
+close.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import socket
+import time
+from collections.abc import Callable, Iterable
+from email.utils import formatdate
+from functools import lru_cache
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import gevent
+from gevent.pywsgi import WSGIServer
+
+log = logging.getLogger(__name__)
+
+READ_SECONDS = 5.0
+HEAD_BYTES = 1 << 20
+BODY_BYTES = 1 << 20  # the reference has no limit (W15); the largest sensible body has a few hundred bytes
+DISCARD_BYTES = 256 * 1024  # of a body that nobody read; beyond, the connection is closed instead
+LINGER_SECONDS = 0.5  # after an error, so that the client reads the answer before the connection is reset
+CHUNK_LINE_BYTES = 4096
+
+TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+VERSION = re.compile(r"HTTP/(\d)\.(\d)")
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)")
+HEAD_END = re.compile(rb"\r?\n\r?\n")
+BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+
+
+class Malformed(Exception):
+    """The request cannot be answered; `status` goes back as text and the connection is closed."""
+
+    def __init__(self, status: str = "400 Bad Request", detail: str = "") -> None:
+        super().__init__(f"{status}: {detail}" if detail else status)
+        self.status = status
+
+
+class BodyError(Exception):
+    """The request body could not be read to its end, or is longer than BODY_BYTES."""
+
+
+class Slow(Exception):
+    """The client took longer than it may, or is gone: there is nobody to answer."""
+
+
+class Wire:
+    """The bytes of one connection, read under a deadline."""
+
+    def __init__(self, sock: Any) -> None:
+        self.sock = sock
+        self.buffer = b""
+        self.deadline = 0.0
+
+    def more(self) -> bytes:
+        """Append what arrives next to the buffer; b"" at the end of the stream. Raises Slow."""
+        remaining = self.deadline - time.monotonic()
+        if remaining <= 0:
+            raise Slow
+        self.sock.settimeout(remaining)
+        try:
+            data: bytes = self.sock.recv(65536)
+        except OSError as error:
+            raise Slow from error
+        self.buffer += data
+        return data
+
+    def take(self, count: int) -> bytes:
+        """Exactly `count` bytes. Raises BodyError at the end of the stream, Slow."""
+        while len(self.buffer) < count:
+            if not self.more():
+                raise BodyError("unexpected EOF")
+        data, self.buffer = self.buffer[:count], self.buffer[count:]
+        return data
+
+    def line(self) -> bytes:
+        """One line without its end."""
+        while (end := self.buffer.find(b"\n")) < 0:
+            if len(self.buffer) > CHUNK_LINE_BYTES:
+                raise BodyError("header line too long")
+            if not self.more():
+                raise BodyError("unexpected EOF")
+        return self.take(end + 1).rstrip(b"\r\n")
+
+    def head(self) -> str:
+        """The request line and the header lines; "" when the client closed the connection. Raises Malformed, Slow."""
+        self.deadline = time.monotonic() + READ_SECONDS
+        if not self.buffer:
+            if not self.more():
+                return ""
+            self.deadline = time.monotonic() + READ_SECONDS
+        searched = 0
+        while True:
+            end = self.buffer.find(b"\r\n\r\n", searched)
+            after = end + 4
+            if end < 0:
+                match = HEAD_END.search(self.buffer, searched)
+                end, after = match.span() if match else (-1, -1)
+            if end >= 0:
+                head, self.buffer = self.buffer[:end], self.buffer[after:]
+                return head.decode("latin-1")
+            if len(self.buffer) > HEAD_BYTES:
+                raise Malformed("431 Request Header Fields Too Large")
+            searched = max(0, len(self.buffer) - 3)
+            if not self.more():
+                return ""
+
+
+class Body:
+    """wsgi.input: the whole body, read when asked for."""
+
+    def __init__(self, wire: Wire, length: int, chunked: bool, expects: bool) -> None:
+        self.wire, self.length, self.chunked, self.expects = wire, length, chunked, expects
+        self.data: bytes | None = None
+
+    def read(self, _size: int = -1) -> bytes:
+        """The whole body. Raises BodyError when it is broken or too long, Slow when it does not come in time."""
+        if self.data is None:
+            self.data = self._read(BODY_BYTES)
+        return self.data
+
+    def _read(self, limit: int) -> bytes:
+        if not self.chunked and not self.length:
+            return b""
+        if self.length > limit:
+            raise BodyError("http: request body too large")
+        if self.expects:
+            self.expects = False
+            self.wire.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return self._chunks(limit) if self.chunked else self.wire.take(self.length)
+
+    def _chunks(self, limit: int) -> bytes:
+        parts, total = [], 0
+        while True:
+            text = self.wire.line().split(b";", 1)[0].strip()
+            try:
+                size = int(text, 16) if TOKEN.fullmatch(text.decode("latin-1")) else -1
+            except ValueError:
+                size = -1
+            if size < 0:
+                raise BodyError("invalid byte in chunk length")
+            if size == 0:
+                break
+            total += size
+            if total > limit:
+                raise BodyError("http: request body too large")
+            parts.append(self.wire.take(size))
+            if self.wire.line():
+                raise BodyError("malformed chunked encoding")
+        while self.wire.line():
+            pass
+        return b"".join(parts)
+
+    def discard(self) -> bool:
+        """Get an unread body out of the way; False when the connection cannot go on."""
+        if self.data is not None:
+            return True
+        if self.expects and (self.length or self.chunked):
+            return False  # the client waits for a 100 that it will not get
+        try:
+            self.data = self._read(DISCARD_BYTES)
+        except (BodyError, Slow):
+            return False
+        return True
+
+
+class Request:
+    """A parsed request head."""
+
+    __slots__ = ("body", "close", "environ", "head_only", "version_1_0")
+
+    def __init__(self, head: str, wire: Wire, peer: tuple[str, str]) -> None:
+        if CONTROL.search(head):
+            raise Malformed
+        lines = head.split("\r\n")
+        if len(lines) != head.count("\n") + 1:
+            lines = re.split(r"\r?\n", head)
+        method, target, major, minor = _request_line(lines[0])
+        environ: dict[str, Any] = {"REQUEST_METHOD": method, "SCRIPT_NAME": "", "REMOTE_ADDR": peer[0],
+                                   "REMOTE_PORT": peer[1], "SERVER_PROTOCOL": f"HTTP/{major}.{minor}"}  # fmt: skip
+        path, _, query = target.partition("?")
+        environ["PATH_INFO"] = _decoded(path) if "%" in path else path
+        environ["QUERY_STRING"] = query
+        if "?" in target and not query:
+            environ["endpoint.bare_query"] = True
+        _add_headers(environ, lines)
+        if "HTTP_HOST" not in environ and minor != "0":
+            raise Malformed("400 Bad Request: missing required Host header")
+        self.environ = environ
+        self.head_only = method == "HEAD"
+        self.version_1_0 = minor == "0"
+        connection = environ.get("HTTP_CONNECTION", "").lower()
+        self.close = "keep-alive" not in connection if self.version_1_0 else "close" in connection
+        self.body = _body(environ, wire, self.version_1_0)
+        environ["wsgi.input"] = self.body
+
+
+@lru_cache(maxsize=1024)
+def _request_line(line: str) -> tuple[str, str, str, str]:
+    method, _, rest = line.partition(" ")
+    target, _, version = rest.partition(" ")
+    match = VERSION.fullmatch(version)
+    if match is None or TOKEN.fullmatch(method) is None:
+        raise Malformed
+    major, minor = match.groups()
+    if major != "1":
+        raise Malformed("505 HTTP Version Not Supported: unsupported protocol version")
+    if target.startswith("http://") and method != "CONNECT":
+        target = "/" + target[len("http://") :].partition("/")[2]
+    if not target.startswith("/"):
+        raise Malformed
+    return method, target, major, minor
+
+
+def _decoded(path: str) -> str:
+    if BAD_ESCAPE.search(path):
+        raise Malformed
+    return unquote_to_bytes(path.encode("latin-1")).decode("latin-1")
+
+
+@lru_cache(maxsize=512)
+def _environ_key(name: str) -> str:
+    if TOKEN.fullmatch(name) is None:
+        raise Malformed("400 Bad Request: invalid header name")
+    key = name.upper().replace("-", "_")
+    return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
+
+
+def _add_headers(environ: dict[str, Any], lines: list[str]) -> None:
+    """The first value of a repeated header counts, as the reference's library has it."""
+    last = ""
+    for line in lines[1:]:
+        if line[:1] in (" ", "\t"):
+            if not last:
+                raise Malformed
+            environ[last] = f"{environ[last]} {line.strip()}"
+            continue
+        name, colon, value = line.partition(":")
+        if not colon:
+            raise Malformed
+        key, value = _environ_key(name), value.strip(" \t")
+        if key in environ:
+            if key == "HTTP_HOST":
+                raise Malformed("400 Bad Request: too many Host headers")
+            if key == "CONTENT_LENGTH" and environ[key] != value:
+                raise Malformed
+            last = ""
+            continue
+        environ[key] = value
+        last = key
+
+
+def _body(environ: dict[str, Any], wire: Wire, version_1_0: bool) -> Body:
+    coding = environ.get("HTTP_TRANSFER_ENCODING")
+    expects = environ.get("HTTP_EXPECT", "").lower() == "100-continue" and not version_1_0
+    if coding is not None and not version_1_0:
+        if coding.lower() != "chunked":
+            raise Malformed("501 Not Implemented: Unsupported transfer encoding")
+        return Body(wire, 0, True, expects)
+    length = environ.get("CONTENT_LENGTH", "")
+    if length and not (length.isascii() and length.isdigit() and len(length) < 19):
+        raise Malformed
+    return Body(wire, int(length or 0), False, expects)
+
+
+class Connection:
+    """One client connection, in the place of pywsgi's handler."""
+
+    def __init__(self, sock: Any, address: tuple[Any, ...], server: Server) -> None:
+        self.sock, self.server = sock, server
+        self.peer = (str(address[0]), str(address[1])) if address else ("", "")
+        self.wire = Wire(sock)
+
+    def handle(self) -> None:
+        """Serve requests until either side wants to close."""
+        try:
+            while self._serve_one():
+                gevent.sleep(0)  # a client that never pauses would keep the others waiting
+        except Malformed as error:
+            self._refuse(str(error))
+        except (Slow, OSError) as error:
+            log.debug("the connection from %s ends: %r", self.peer, error)
+        finally:
+            self.sock.close()
+
+    def _serve_one(self) -> bool:
+        head = self.wire.head()
+        if not head:
+            return False
+        started = time.monotonic()
+        request = Request(head, self.wire, self.peer)
+        status: str = ""
+        headers: list[tuple[str, str]] = []
+
+        def start_response(line: str, fields: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], Any]:
+            nonlocal status, headers
+            status, headers = line, fields
+            return _no_write
+
+        body = b"".join(self.server.application(request.environ, start_response))
+        keep = not request.close and ("Connection", "close") not in headers
+        if keep and request.body.data is None and (request.body.length or request.body.chunked):
+            keep = request.body.discard()
+        remaining = self.server.write_seconds - (time.monotonic() - started)
+        if remaining <= 0:
+            return False
+        self.sock.settimeout(remaining)
+        self.sock.sendall(_response(status, headers, body, request, keep))
+        return keep
+
+    def _refuse(self, text: str) -> None:
+        status = text.split(":", 1)[0]
+        data = f"HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n{text}"
+        try:
+            self.sock.settimeout(LINGER_SECONDS)
+            self.sock.sendall(data.encode("latin-1"))
+            self.sock.shutdown(socket.SHUT_WR)
+            self.sock.recv(65536)
+        except OSError as error:
+            log.debug("the connection from %s ended before it read its error: %s", self.peer, error)
+
+
+def _no_write(_data: bytes) -> None:
+    raise TypeError("the applications of this service return their body; they do not write it")
+
+
+def _response(status: str, headers: Iterable[tuple[str, str]], body: bytes, request: Request, keep: bool) -> bytes:
+    lines = [f"HTTP/1.1 {status}\r\n"]
+    for name, value in headers:
+        if name != "Connection":
+            lines.append(f"{name}: {value}\r\n")
+    if not keep:
+        lines.append("Connection: close\r\n")
+    elif request.version_1_0:
+        lines.append("Connection: keep-alive\r\n")
+    lines.append(f"Date: {_date(int(time.time()))}\r\nContent-Length: {len(body)}\r\n\r\n")
+    head = "".join(lines).encode("latin-1")
+    return head if request.head_only else head + body
+
+
+@lru_cache(maxsize=2)
+def _date(second: int) -> str:
+    return formatdate(second, usegmt=True)
+
+
+class Server(WSGIServer):  # type: ignore[misc]
+    """gevent's server with `Connection` for its handler. `write_seconds` bounds a response from the head on."""
+
+    handler_class = Connection  # type: ignore[assignment]
+
+    def __init__(self, listener: Any, application: Callable[..., Iterable[bytes]], write_seconds: float = 5.0) -> None:
+        super().__init__(listener, application, log=None, error_log=None)
+        self.write_seconds = write_seconds

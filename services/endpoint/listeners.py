@@ -1,0 +1,87 @@
+"""Listening sockets: opened with patience, and with a sentence for the operator when somebody else has the port."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+from collections.abc import Callable
+
+from common.backoff import Backoff
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 1024
+RETRY = (1.0, 60.0, 2.0, 0.2)  # start, maximum, multiplier, jitter of the waits after a failed bind (spec 06 §1.2)
+
+
+def listen(address: str, port: int, shared: bool = False) -> socket.socket:
+    """A listening TCP socket on `address`; "" = every local address of both families. Raises OSError.
+
+    `shared` sets SO_REUSEPORT, with which further workers can listen too; without it a second agent is noticed.
+    """
+    if address:
+        return _bound(socket.AF_INET, (address, port), shared)
+    try:
+        return _bound(socket.AF_INET6, ("::", port), shared)
+    except OSError as error:
+        if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+            raise
+        return _bound(socket.AF_INET, ("0.0.0.0", port), shared)  # introspection serves every address
+
+
+def _bound(family: int, address: tuple[str, int], shared: bool) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        # Accepted sockets inherit it; without it each keep-alive answer waits for the delayed ACK, 40 ms.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def listen_until_it_works(name: str, address: str, port: int, sleep: Callable[[float], bool],
+                          shared: bool = False) -> socket.socket | None:  # fmt: skip
+    """`listen`, again and again. `sleep(seconds)` returns True when the process stops; then the result is None."""
+    backoff = Backoff(*RETRY)
+    while True:
+        try:
+            return listen(address, port, shared)
+        except OSError as error:
+            delay = backoff.delay()
+            log.error("%s; the next attempt is in %.0f s", problem(name, address, port, error), delay)
+            if sleep(delay):
+                return None
+
+
+def problem(name: str, address: str, port: int, error: OSError) -> str:
+    """Why the port cannot be opened, and who has it."""
+    where = f"{address or '*'}:{port}"
+    if error.errno != errno.EADDRINUSE:
+        return f"the {name} cannot listen on {where}: {error}"
+    return f"the {name} cannot listen on {where}: {holder(port)} has this port; stop it"
+
+
+def holder(port: int) -> str:
+    """`process 4711 (nginx)`, as far as it can be found out."""
+    import psutil
+
+    try:
+        connections = psutil.net_connections("tcp")
+    except (psutil.Error, OSError):
+        return "another process"
+    for connection in connections:
+        if connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,) and connection.pid:
+            try:
+                return f"process {connection.pid} ({psutil.Process(connection.pid).name()})"
+            except psutil.Error:
+                return f"process {connection.pid}"
+    return "another process"

@@ -1,0 +1,187 @@
+"""Setting a task up after it was decoded: once in its life, before it is stored.
+
+Adds what the payload leaves to the agent: the order that volumesFrom, links and firelens imply, the variables of the
+local endpoints, the container that holds a shared namespace, and what each container waits for among the resources.
+The steps stand in the order of spec 03 §3.7, which decides what the added containers do not get.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Sequence
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from common.model.status import ContainerStatus, ContainerType, ResourceStatus
+from common.model.task import Container, Dependency, Resource, Task, TransitionDependencies, TransitionDependency
+from services.engine.core.effects import SetupError
+from services.engine.core.hosts import folded, host_config
+
+C, R = ContainerStatus, ResourceStatus
+
+ENDPOINT = "http://169.254.170.2"
+PAUSE_IMAGE = "amazon/amazon-ecs-pause:0.1.0"
+NAMESPACE_PAUSE = "~internal~ecs~pause~namespace"
+AWSFIRELENS = "awsfirelens"
+
+
+def _new_uuid() -> str:
+    return str(uuid.uuid4())
+
+
+class ResourceRule(Struct, frozen=True):
+    """Which step of which containers waits for a resource of one kind."""
+
+    steps: tuple[ContainerStatus, ...]
+    applies: Callable[[Container, Resource], bool]
+
+
+def _mounts(container: Container, resource: Resource) -> bool:
+    return any(m.source_volume == resource.name for m in container.mount_points)
+
+
+def _has_secrets(provider: str) -> Callable[[Container, Resource], bool]:
+    return lambda container, _: any(s.provider == provider for s in container.secrets)
+
+
+RESOURCE_RULES: dict[str, ResourceRule] = {
+    # kind            waits before                         which containers
+    "cgroup":         ResourceRule((C.PULLED,),            lambda c, r: True),
+    "dockerVolume":   ResourceRule((C.PULLED,),            _mounts),
+    "asm-auth":       ResourceRule((C.MANIFEST_PULLED, C.PULLED),
+                                   lambda c, r: c.registry_auth is not None and c.registry_auth.type == "asm"),
+    "ssmsecret":      ResourceRule((C.CREATED,),           _has_secrets("ssm")),
+    "asmsecret":      ResourceRule((C.CREATED,),           _has_secrets("asm")),
+    "envfile":        ResourceRule((C.CREATED,),           lambda c, r: r.name == f"envfile_{c.name}"),
+    "firelens":       ResourceRule((C.CREATED,),           lambda c, r: c.firelens is not None),
+    "credentialspec": ResourceRule((C.CREATED,),           lambda c, r: bool(c.credential_specs)),
+}  # fmt: skip
+
+
+def set_order(task: Task) -> Task:
+    """The order implied by volumesFrom and links. Raises SetupError for a name that the task does not have."""
+    return replace(task, containers=tuple(_implied_order(task, c) for c in task.containers))
+
+
+def _implied_order(task: Task, container: Container) -> Container:
+    implied = []
+    for volume in container.volumes_from:
+        if task.container(volume.source_container) is None:
+            raise SetupError(f"could not find volume source container with name {volume.source_container}")
+        implied.append(Dependency(container_name=volume.source_container, condition="CREATE"))
+    for link in container.links:
+        parts = link.split(":")
+        if len(parts) > 2:
+            raise SetupError("invalid link format")
+        if task.container(parts[0]) is None:
+            raise SetupError(f"could not find container for link {link}")
+        implied.append(Dependency(container_name=parts[0], condition="START"))
+    return replace(container, depends_on=(*container.depends_on, *implied)) if implied else container
+
+
+def set_up(
+    task: Task, resources: Sequence[Resource], limits_enabled: bool, new_uuid: Callable[[], str] = _new_uuid
+) -> Task:
+    """The task as it will run: `task` comes from `set_order`, `resources` from the hands. Raises SetupError."""
+    containers = [_with_endpoints(task, c, new_uuid()) for c in task.containers]
+    containers = [_with_resources(c, resources) for c in containers]
+    task = replace(
+        task,
+        containers=tuple(containers),
+        resources=tuple(resources),
+        limits_enabled=limits_enabled,
+        prepared=True,
+    )
+    task = _with_firelens_order(task)
+    return _with_namespace_pause(task)
+
+
+def wrapped(task: Task, error: SetupError) -> str:
+    """The task's reason when its set-up failed."""
+    return str(error) if error.bare else f"resource cannot be initialized for task {task.arn}: {error}"
+
+
+def _with_endpoints(task: Task, container: Container, endpoint_id: str) -> Container:
+    environment = dict(container.environment)
+    if task.credentials_id:
+        environment["AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"] = f"/v2/credentials/{task.credentials_id}"
+    environment["ECS_CONTAINER_METADATA_URI"] = f"{ENDPOINT}/v3/{endpoint_id}"
+    environment["ECS_CONTAINER_METADATA_URI_V4"] = f"{ENDPOINT}/v4/{endpoint_id}"
+    environment["ECS_AGENT_URI"] = f"{ENDPOINT}/api/{endpoint_id}"
+    return replace(container, endpoint_id=endpoint_id, environment=environment)
+
+
+def _with_resources(container: Container, resources: Sequence[Resource]) -> Container:
+    for resource in resources:
+        rule = RESOURCE_RULES.get(resource.kind)
+        if rule is not None and rule.applies(container, resource):
+            for step in rule.steps:
+                wanted = TransitionDependency(target=resource.name, status=int(R.CREATED))
+                container = _waiting(container, step, resource=wanted)
+    return container
+
+
+def _waiting(
+    container: Container,
+    step: ContainerStatus,
+    *,
+    resource: TransitionDependency | None = None,
+    other: TransitionDependency | None = None,
+) -> Container:
+    """The container with one more thing to wait for before `step`."""
+    before = container.transition_dependencies.get(int(step), TransitionDependencies())
+    after = TransitionDependencies(
+        containers=(*before.containers, other) if other else before.containers,
+        resources=(*before.resources, resource) if resource else before.resources,
+    )
+    return replace(container, transition_dependencies={**container.transition_dependencies, int(step): after})
+
+
+# -- firelens --------------------------------------------------------------------------------------
+
+
+def _with_firelens_order(task: Task) -> Task:
+    """Containers that log through the router start after it, unless the router itself waits for something."""
+    router = next((c for c in task.containers if c.firelens is not None), None)
+    if router is None:
+        return task
+    containers = []
+    for container in task.containers:
+        logs_there = _log_driver(container) == AWSFIRELENS and container.name != router.name
+        waits = any(d.container_name == router.name for d in container.depends_on)
+        if logs_there and not waits and not router.depends_on:
+            entry = Dependency(container_name=router.name, condition="START")
+            container = replace(container, depends_on=(*container.depends_on, entry))
+        containers.append(container)
+    return replace(task, containers=tuple(containers))
+
+
+def _log_driver(container: Container) -> str:
+    """The overlay's LogConfig.Type. Raises SetupError when the overlay is not JSON."""
+    if container.docker_host_config:
+        try:
+            json.loads(container.docker_host_config)
+        except ValueError as error:
+            what = f"unable to decode host config of container {container.name}: {error}"
+            raise SetupError(f"unable to initialize firelens resource: {what}") from error
+    log_config = folded(folded(host_config(container)).get("logconfig"))
+    return str(log_config.get("type", ""))
+
+
+# -- a namespace for all containers of the task ----------------------------------------------------
+
+
+def _with_namespace_pause(task: Task) -> Task:
+    """pidMode or ipcMode `task`: a container that does nothing but hold the namespaces, from first to last."""
+    if "task" not in (task.pid_mode, task.ipc_mode):
+        return task
+    up = TransitionDependency(target=NAMESPACE_PAUSE, status=int(C.RUNNING))
+    containers = [_waiting(c, C.PULLED, other=up) if not c.is_internal else c for c in task.containers]
+    pause = Container(name=NAMESPACE_PAUSE, image=PAUSE_IMAGE, type=ContainerType.NAMESPACE_PAUSE, essential=True)
+    for container in containers:
+        if not container.is_internal:
+            down = TransitionDependency(target=container.name, status=int(C.STOPPED))
+            pause = _waiting(pause, C.STOPPED, other=down)
+    return replace(task, containers=(*containers, pause))

@@ -1,0 +1,75 @@
+"""Greenlets that perform effects, a bounded number of each sort at a time.
+
+The bounds keep a burst from drowning the Docker daemon; they are wide, because a call that hangs until its deadline
+holds a place. Stops have their own, since each may last as long as the container's stop timeout.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+import gevent
+from gevent.lock import BoundedSemaphore
+from msgspec.structs import replace
+
+from common.errors import NamedError
+from common.logs import fields
+from common.model.task import Task
+from services.engine.core.effects import Action, Effect, Outcome
+
+log = logging.getLogger(__name__)
+
+PLACES: dict[str, int] = {"image": 64, "docker": 32, "stop": 512, "look": 4, "resource": 32}
+SORT: dict[Action, str] = {
+    Action.RESOLVE_MANIFEST: "image",
+    Action.PULL: "image",
+    Action.STOP: "stop",
+    Action.INSPECT: "look",
+    Action.CREATE_RESOURCE: "resource",
+    Action.REMOVE_RESOURCE: "resource",
+    Action.REMOVE: "look",
+}  # every other one: docker
+
+
+class Performs(Protocol):
+    """The part of the hands that a crew needs."""
+
+    def perform(self, task: Task, effect: Effect) -> Outcome: ...
+
+    def cancel(self, task_arn: str, container: str = "") -> None: ...
+
+
+class Crew:
+    """Performs effects for all workers."""
+
+    def __init__(self, hands: Performs) -> None:
+        self.hands = hands
+        self._places = {sort: BoundedSemaphore(places) for sort, places in PLACES.items()}
+
+    def start(self, effect: Effect, task: Callable[[], Task], done: Callable[[Effect, Outcome], None]) -> None:
+        """Perform in the background; `task` gives the task as it is when the effect's turn comes."""
+        gevent.spawn(lambda: done(effect, self.perform(effect, task)))
+
+    def perform(self, effect: Effect, task: Callable[[], Task]) -> Outcome:
+        """Perform and wait for the outcome. Never raises."""
+        with self._places[SORT.get(effect.action, "docker")]:
+            outcome = self._perform(effect, task())
+            if effect.action is Action.STOP and outcome.error is not None:
+                return self._with_ping(effect, outcome, task())
+            return outcome
+
+    def _perform(self, effect: Effect, task: Task) -> Outcome:
+        try:
+            return self.hands.perform(task, effect)
+        except Exception as error:
+            log.critical("%s of %s failed unexpectedly", effect.action, effect.target, exc_info=True)
+            log.error("the effect counts as failed", **fields(task=task.arn, action=effect.action))
+            text = f"{type(error).__name__}: {error}"
+            return Outcome(action=effect.action, target=effect.target, error=NamedError("UnknownError", text))
+
+    def _with_ping(self, effect: Effect, outcome: Outcome, task: Task) -> Outcome:
+        """A failed stop counts only when Docker answers at all (spec 03 §2.6)."""
+        ping = self._perform(Effect(action=Action.PING, target=effect.target, reason="a stop failed"), task)
+        return replace(outcome, docker_answers=ping.error is None)

@@ -1,0 +1,54 @@
+"""Image inspect with a short memory: a burst of tasks with one image asks Docker once.
+
+The memory is cleared by every pull and tag of this process; what others do to images is seen two seconds later.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+from urllib.parse import quote
+
+from services.engine.docker.api import Api
+
+INSPECT_SECONDS = 30.0
+KEPT_SECONDS = 2.0
+KEPT_IMAGES = 256
+
+
+class ImageInspector:
+    """Image inspect with a memory of two seconds; one call at a time per image."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._lock = threading.Lock()
+        self._known: dict[str, tuple[float, dict[str, Any]]] = {}
+        self._asking: dict[str, threading.Lock] = {}
+
+    def inspect(self, image: str) -> dict[str, Any]:
+        """Docker's description of an image. Raises DockerCallError (ApiError 404 when it is not there)."""
+        with self._lock:
+            turn = self._asking.setdefault(image, threading.Lock())
+        with turn:
+            known = self._known.get(image)
+            if known is not None and time.monotonic() - known[0] < KEPT_SECONDS:
+                return known[1]
+            answer = self._api.call("GET", f"/images/{quote(image, safe='/:@')}/json", INSPECT_SECONDS).json()
+            self._known[image] = (time.monotonic(), answer)
+            if len(self._known) > KEPT_IMAGES:
+                self.forget()
+            return dict(answer)
+
+    def forget(self, image: str = "") -> None:
+        """`image` (or everything) may have changed."""
+        with self._lock:
+            if image:
+                self._known.pop(image, None)
+            else:
+                self._known.clear()
+
+    def environment_names(self, image: str) -> tuple[str, ...]:
+        """Names of the variables that the image's own ENV sets, also to nothing. Raises DockerCallError."""
+        variables = (self.inspect(image).get("Config") or {}).get("Env") or ()
+        return tuple(str(variable).partition("=")[0] for variable in variables)

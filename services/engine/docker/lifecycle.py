@@ -1,0 +1,266 @@
+"""The container effects: create, start, provision, stop, inspect, remove (ECS agent behaviour, spec 03 §6.5-§6.10).
+
+Each turns what the calls of `containers.py` say into an Outcome, and keeps the books that depend on it: which host
+ports are held, which calls are in flight, what the metadata file says.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from common.backoff import Backoff
+from common.errors import NamedError
+from common.model.status import ContainerStatus, ContainerType
+from common.model.task import Container, Task
+from services.engine.core.effects import Action, Observation, Outcome
+from services.engine.docker import request
+from services.engine.docker.containers import ContainerFailed, Containers
+from services.engine.docker.draft import Refused, World
+from services.engine.docker.events import Flights
+from services.engine.docker.host_config import host_ports
+from services.engine.docker.identity import Identity
+from services.engine.docker.metadata_file import MetadataFiles
+from services.engine.docker.observe import bridge_ip
+from services.engine.docker.ports import PortPicker
+from services.engine.docker.settings import Settings
+from services.engine.resources.registry import Registry
+
+if TYPE_CHECKING:
+    from services.engine.docker.hands import Network
+
+log = logging.getLogger(__name__)
+
+BRIDGE_IP_SECONDS = 60.0
+NO_BRIDGE_IP = NamedError("CannotStartContainerError", "Bridge IP not available to use for firelens")
+
+
+class Lifecycle:
+    """The effects on one container, with everything they need."""
+
+    def __init__(
+        self,
+        containers: Containers,
+        settings: Settings,
+        registry: Registry,
+        picker: PortPicker,
+        flights: Flights,
+        identity: Identity,
+        world: Callable[[], World],
+        files: MetadataFiles,
+        network: Callable[[], Network | None],
+    ) -> None:
+        self._containers, self._settings, self._registry, self._picker = containers, settings, registry, picker
+        self._flights, self._identity, self._world, self._files = flights, identity, world, files
+        self._network = network
+        self._restarting: set[str] = set()  # ids of containers that a restart policy may start again
+
+    def look(self, id_: str) -> Observation:
+        """Inspect, and note which host ports the container holds. Raises ContainerFailed."""
+        seen = self._containers.inspect(id_)
+        if seen.status == ContainerStatus.RUNNING:
+            self._picker.hold(seen.docker_id, {(b.host_port, b.protocol) for b in seen.port_bindings})
+        elif seen.status == ContainerStatus.STOPPED and seen.docker_id not in self._restarting:
+            self._picker.release(seen.docker_id)
+        return seen
+
+    # -- create ------------------------------------------------------------------------------
+
+    def create(self, task: Task, container: Container) -> Outcome:
+        """CREATED: build the request, send it, inspect."""
+        world = self._world()
+        try:
+            draft = request.build(task, container, world, self._registry, self._metadata(task, container, world))
+            id_ = self._containers.create(draft)
+        except Refused as refused:
+            self._picker.release(container.docker_name)
+            missing = not container.is_internal and request.namespace_pause_missing(task)
+            return _failed(Action.CREATE, container, refused.error, stop_task=missing)
+        except ContainerFailed as failure:
+            self._picker.release(container.docker_name)
+            return _failed(Action.CREATE, container, failure.error)
+        self._picker.hold(id_, host_ports(draft.host))
+        self._picker.release(container.docker_name)
+        try:
+            seen = self._containers.inspect(id_)
+        except ContainerFailed as failure:
+            seen = Observation(docker_id=id_, docker_name=container.docker_name, status=ContainerStatus.CREATED)
+            return Outcome(
+                action=Action.CREATE, target=container.name, error=failure.error, observation=seen, gone=failure.gone,
+                port_ranges=draft.port_ranges,
+            )  # fmt: skip
+        return Outcome(
+            action=Action.CREATE, target=container.name, observation=seen, port_ranges=draft.port_ranges
+        )
+
+    def _metadata(self, task: Task, container: Container, world: World) -> dict[str, str]:
+        if not self._settings.metadata_file or container.type != ContainerType.NORMAL:
+            return {}
+        try:
+            instance, addresses = self._identity.instance(), self._identity.addresses()
+            return self._files.create(task, container, instance, world.facts, addresses)
+        except OSError as error:
+            log.warning("container %s gets no metadata file: %s", container.name, error)
+            return {}
+
+    # -- start -------------------------------------------------------------------------------
+
+    def start(self, task: Task, container: Container) -> Outcome:
+        """RUNNING: start and inspect; then what must follow a start."""
+        id_ = container.docker_id or container.docker_name
+        if not id_:
+            return _failed(Action.START, container, NamedError("CannotStartContainerError", unknown(container)))
+        try:
+            version = request.api_version(container, self._world())
+        except Refused as refused:
+            text = f"(v{container.docker_api_version}) - {refused.error.text}"
+            return _failed(Action.START, container, NamedError("CannotGetDockerclientError", text))
+        if container.restart_policy is not None and container.restart_policy.enabled:
+            self._restarting.add(container.docker_id)
+        self._flights.begin(container.docker_id)
+        seen: Observation | None = None
+        try:
+            seen = self._containers.start(id_, version)
+        except ContainerFailed as failure:
+            seen = failure.seen
+            return Outcome(
+                action=Action.START, target=container.name, error=failure.error, observation=seen, gone=failure.gone
+            )
+        finally:
+            self._flights.end(container.docker_id, seen)
+        self._picker.hold(seen.docker_id, {(b.host_port, b.protocol) for b in seen.port_bindings})
+        return self._started(task, container, seen)
+
+    def _started(self, task: Task, container: Container, seen: Observation) -> Outcome:
+        if self._settings.metadata_file and container.type == ContainerType.NORMAL and seen.running:
+            threading.Thread(target=self._update_file, args=(task, container, seen), daemon=True).start()
+        if container.firelens is not None and task.network_mode in ("bridge", ""):
+            seen, error = self._with_bridge_ip(seen)
+            if error is not None:
+                return Outcome(action=Action.START, target=container.name, error=error, observation=seen)
+        return Outcome(action=Action.START, target=container.name, observation=seen)
+
+    def _with_bridge_ip(self, seen: Observation) -> tuple[Observation, NamedError | None]:
+        """The log router must have its address before others log to it."""
+        if bridge_ip(seen):
+            return seen, None
+        backoff, end = Backoff(1.0, 10.0, 2.0), time.monotonic() + BRIDGE_IP_SECONDS
+        while time.monotonic() < end:
+            time.sleep(backoff.delay())
+            try:
+                seen = self.look(seen.docker_id)
+            except ContainerFailed as failure:
+                log.warning("the log router's address is not known yet: %s", failure)
+                continue
+            if bridge_ip(seen):
+                return seen, None
+        return seen, NO_BRIDGE_IP
+
+    def bridge_ip(self, container: Container) -> str:
+        """A container's address on the default bridge, "" when it has none."""
+        known = Observation(ip_address=container.ip_address, networks=container.networks)
+        if bridge_ip(known) or not container.docker_id:
+            return bridge_ip(known)
+        try:
+            return bridge_ip(self.look(container.docker_id))
+        except ContainerFailed as failure:
+            log.warning("the address of container %s is not known: %s", container.name, failure)
+            return ""
+
+    def _update_file(self, task: Task, container: Container, seen: Observation) -> None:
+        try:
+            self._files.update(
+                task, container, self._identity.instance(), self._identity.addresses(), seen, container.image
+            )
+        except OSError as error:
+            log.warning("the metadata file of container %s is not completed: %s", container.name, error)
+
+    # -- the rest ----------------------------------------------------------------------------
+
+    def provision(self, task: Task, container: Container) -> Outcome:
+        """RESOURCES_PROVISIONED: inspect, then the network area's work."""
+        network = self._network()
+        try:
+            seen = self.look(container.docker_id or container.docker_name)
+        except ContainerFailed as failure:
+            text = f"container resource provisioning: {failure.error.text}"
+            return _failed(Action.PROVISION, container, NamedError("ContainerNetworkingError", text))
+        if network is None:
+            text = (
+                "container resource provisioning: failed to setup network namespace: this agent has no support for "
+                "task network interfaces"
+            )
+            return _failed(Action.PROVISION, container, NamedError("ContainerNetworkingError", text))
+        return network.provision(task, container, seen)
+
+    def stop(self, task: Task, container: Container) -> Outcome:
+        """STOPPED: stop and inspect, with five attempts."""
+        id_ = container.docker_id or container.docker_name
+        if not id_:
+            named = NamedError("CannotStopContainerError", unknown(container))
+            return Outcome(action=Action.STOP, target=container.name, error=named, gone=True, retriable=False)
+        network = self._network()
+        if container.type == ContainerType.CNI_PAUSE and network is not None:
+            network.release(task, container)
+        self._restarting.discard(container.docker_id)
+        grace = float(container.stop_timeout_seconds or self._settings.stop_seconds)
+        self._flights.begin(container.docker_id)
+        seen: Observation | None = None
+        try:
+            seen = self._containers.stop(id_, grace)
+        except ContainerFailed as failure:
+            return Outcome(
+                action=Action.STOP, target=container.name, error=failure.error, observation=failure.seen,
+                gone=failure.gone, retriable=failure.retriable,
+            )  # fmt: skip
+        finally:
+            self._flights.end(container.docker_id, seen)
+        self._picker.release(container.docker_id)
+        return Outcome(action=Action.STOP, target=container.name, observation=seen)
+
+    def inspect(self, task: Task, container: Container) -> Outcome:
+        """What Docker says now, by id or by name; `gone` when it does not know the container."""
+        id_ = container.docker_id or container.docker_name
+        if not id_:
+            named = NamedError("CannotInspectContainerError", unknown(container))
+            return Outcome(action=Action.INSPECT, target=container.name, error=named, gone=True)
+        policy = container.restart_policy
+        if policy is not None and policy.enabled and container.desired != ContainerStatus.STOPPED:
+            self._restarting.add(container.docker_id)
+        try:
+            return Outcome(action=Action.INSPECT, target=container.name, observation=self.look(id_))
+        except ContainerFailed as failure:
+            return Outcome(action=Action.INSPECT, target=container.name, error=failure.error, gone=failure.gone)
+
+    def remove(self, task: Task, container: Container) -> Outcome:
+        """Remove from Docker, with anonymous volumes; the metadata file goes too, whether or not that works."""
+        self._remove_file(task, container)
+        self._restarting.discard(container.docker_id)
+        self._picker.release(container.docker_id, container.docker_name)
+        id_ = container.docker_id or container.docker_name
+        if id_:
+            try:
+                self._containers.remove(id_)
+            except ContainerFailed as failure:
+                return _failed(Action.REMOVE, container, failure.error)
+        return Outcome(action=Action.REMOVE, target=container.name)
+
+    def _remove_file(self, task: Task, container: Container) -> None:
+        if not self._settings.metadata_file or container.type != ContainerType.NORMAL:
+            return
+        try:
+            self._files.remove(task, container)
+        except OSError as error:
+            log.warning("the metadata file of container %s is not removed: %s", container.name, error)
+
+
+def unknown(container: Container) -> str:
+    """The reference's text for a container without Docker id."""
+    return f"container name={container.name} not recognized by agent"
+
+
+def _failed(action: Action, container: Container, error: NamedError, stop_task: bool = False) -> Outcome:
+    return Outcome(action=action, target=container.name, error=error, stop_task=stop_task)

@@ -1,0 +1,134 @@
+"""The metadata file that a container can read at ECS_CONTAINER_METADATA_FILE (ECS agent behaviour, spec 06 §19).
+
+Written before the create call with what is known then, and again after a start. Both are conveniences: a failure is a
+warning, never the container's failure.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from common.model.agent import DockerFacts, Instance
+from common.model.task import Container, Task
+from services.engine.core.effects import Observation
+from services.engine.docker.settings import Settings
+
+FILE = "ecs-container-metadata.json"
+INSIDE = "/opt/ecs/metadata"
+SELINUX = ("selinux", "name=selinux")
+
+
+def rest_of(arn: str) -> str:
+    """Everything after the first "/" of the ARN's resource: `<id>` or `<cluster>/<id>`."""
+    return arn.split(":", 5)[-1].partition("/")[2]
+
+
+def directory_of(settings: Settings, task: Task, container: str = "") -> str:
+    """Where the agent keeps the file of a container, or the files of a whole task."""
+    return os.path.join(settings.data_dir, "metadata", rest_of(task.arn), container).rstrip("/")
+
+
+class MetadataFiles:
+    """Writes and removes the files of this host's containers."""
+
+    def __init__(self, settings: Settings, in_container: bool) -> None:
+        self._settings, self._in_container = settings, in_container
+
+    def create(
+        self, task: Task, container: Container, instance: Instance, facts: DockerFacts, addresses: Mapping[str, str]
+    ) -> dict[str, str]:
+        """Write the first file; returns the `bind` and the `path` inside the container. Raises OSError."""
+        self._write(task, container.name, self._facts(task, container, instance, addresses))
+        directory, inside = directory_of(self._settings, task, container.name), f"{INSIDE}/{uuid.uuid4()}"
+        # An agent in a container sees its data directory under another path than Docker does.
+        source = f"{self._settings.host_data_dir}/{directory}" if self._in_container else os.path.abspath(directory)
+        relabel = ":Z" if any(option in facts.security_options for option in SELINUX) else ""
+        return {"bind": f"{source}:{inside}{relabel}", "path": f"{inside}/{FILE}"}
+
+    def update(
+        self, task: Task, container: Container, instance: Instance, addresses: Mapping[str, str], seen: Observation,
+        image: str,
+    ) -> None:
+        """Complete the file of a container that runs. Raises OSError."""
+        facts = self._facts(task, container, instance, addresses)
+        facts.update(
+            ContainerID=seen.docker_id,
+            DockerContainerName=f"/{seen.docker_name}",
+            ImageID=seen.image_id,
+            ImageName=image,
+            PortMappings=[
+                {
+                    "ContainerPort": binding.container_port,
+                    "ContainerPortRange": "",
+                    "HostPort": binding.host_port,
+                    "BindIp": binding.bind_ip,
+                    "Protocol": binding.protocol,
+                }
+                for binding in seen.port_bindings
+            ],
+            Networks=_networks(seen),
+            MetadataFileStatus="READY",
+        )
+        self._write(task, container.name, {name: value for name, value in facts.items() if value})
+
+    def remove(self, task: Task, container: Container) -> None:
+        """Remove the file of a container, and with the last one the task's directory. Raises OSError."""
+        shutil.rmtree(directory_of(self._settings, task, container.name), onerror=_gone_is_fine)
+        try:
+            os.rmdir(directory_of(self._settings, task))
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
+                raise
+
+    def _facts(
+        self, task: Task, container: Container, instance: Instance, addresses: Mapping[str, str]
+    ) -> dict[str, Any]:
+        facts: dict[str, Any] = {
+            "Cluster": self._settings.cluster,
+            "ContainerInstanceARN": instance.arn,
+            "TaskARN": task.arn,
+            "TaskDefinitionFamily": task.family,
+            "TaskDefinitionRevision": task.version,
+            "ContainerName": container.name,
+            "AvailabilityZone": instance.availability_zone,
+            **addresses,
+        }
+        return {name: value for name, value in facts.items() if value}
+
+    def _write(self, task: Task, name: str, document: Mapping[str, Any]) -> None:
+        directory = directory_of(self._settings, task, name)
+        os.makedirs(directory, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix="temp_metadata_file", dir=directory)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(document, file, indent="\t")
+            os.chmod(temporary, 0o644)  # the container's user, whoever that is, reads it
+            os.replace(temporary, os.path.join(directory, FILE))
+        except BaseException:
+            os.unlink(temporary)
+            raise
+
+
+def _networks(seen: Observation) -> list[dict[str, Any]]:
+    if seen.network_mode.startswith("container:") or not seen.networks:
+        return [{"NetworkMode": seen.network_mode, "IPv4Addresses": [seen.ip_address]}]
+    found = []
+    for network in seen.networks:
+        entry: dict[str, Any] = {"NetworkMode": network.name, "IPv4Addresses": [network.ip_address]}
+        if network.ipv6_address:
+            entry["IPv6Addresses"] = [network.ipv6_address]
+        found.append(entry)
+    return found
+
+
+def _gone_is_fine(function: Any, path: str, info: Any) -> None:
+    error = info[1]
+    if not isinstance(error, FileNotFoundError):
+        raise error

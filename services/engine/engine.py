@@ -1,0 +1,256 @@
+"""The engine: takes commands, keeps one worker per task, hands Docker's events to them.
+
+Nothing here waits for a task: commands and events are put into inboxes. A command is acknowledged by the worker, in
+the commit that saves what it brought about; until then its id is remembered, because Redis may deliver it again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
+
+import gevent
+import gevent.event
+
+from common import keys
+from common.bus import Bus, Entry
+from common.clock import Clock
+from common.config import Config
+from common.errors import Temporary
+from common.logs import fields
+from common.model.agent import DockerFacts
+from common.model.messages import Command, CredentialsChanged, ImageRemoved, RunOrUpdateTask, StopVerified
+from common.model.status import TaskStatus
+from common.model.task import Resource, Task
+from services.engine.admission import Admission, host_of
+from services.engine.core.decide import Admitted, CredentialsArrived, Desire, Happened, PullBegan
+from services.engine.core.effects import DockerEvent, Effect, Outcome, Resync
+from services.engine.core.turn import Settings
+from services.engine.crew import Crew
+from services.engine.images import Images
+from services.engine.records import GROUP, Records
+from services.engine.worker import Letter, Poll, Republish, Shop, Stop, Worker
+
+log = logging.getLogger(__name__)
+
+EPOCH_CHECK_SECONDS = 5.0
+
+
+class Stopping(Protocol):
+    """The wish to stop (gevent.event.Event and threading.Event have it)."""
+
+    def is_set(self) -> bool: ...
+
+    def wait(self, timeout: float | None = None) -> object: ...
+
+
+class HandsLike(Protocol):
+    """What the engine needs of Docker and the host."""
+
+    on_pull_began: Callable[[str, float], None]
+
+    def perform(self, task: Task, effect: Effect) -> Outcome: ...
+
+    def cancel(self, task_arn: str, container: str = "") -> None: ...
+
+    def events(self) -> Iterator[DockerEvent | Resync]: ...
+
+    def facts(self) -> DockerFacts: ...
+
+    def wait_until_docker_answers(self, stopping: Stopping) -> object: ...
+
+    def resources_for(self, task: Task, facts: DockerFacts, config: Config) -> Iterable[Resource]: ...
+
+
+def settings_of(config: Config) -> Settings:
+    """The options that decisions depend on."""
+    return Settings(
+        pull_behavior=str(config["ECS_IMAGE_PULL_BEHAVIOR"]),
+        pull_upfront=bool(config["ECS_PULL_DEPENDENT_CONTAINERS_UPFRONT"]),
+        cleanup_wait_seconds=float(config["ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION"]),
+        cleanup_jitter_seconds=float(config["ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION_JITTER"]),
+    )
+
+
+class Engine:
+    """All tasks of this host."""
+
+    def __init__(
+        self,
+        config: Config,
+        bus: Bus,
+        hands: HandsLike,
+        facts: DockerFacts,
+        clock: Clock,
+        stopping: Callable[[], bool],
+    ) -> None:
+        self.bus, self.hands, self.facts, self.clock, self.stopping = bus, hands, facts, clock, stopping
+        self.workers: dict[str, Worker] = {}
+        self.records, self.images = Records(bus), Images(bus, clock)
+        self.admission = Admission(host_of(facts, config), self._admitted)
+        self._by_docker_id: dict[str, tuple[str, str]] = {}
+        self.stream_open = gevent.event.Event()
+        self._greenlets: list[gevent.Greenlet] = []
+        self.shop = Shop(
+            crew=Crew(hands),
+            records=self.records,
+            images=self.images,
+            admission=self.admission,
+            clock=clock,
+            settings=settings_of(config),
+            limits_enabled=facts.task_limits_enabled,
+            resources_for=lambda task: hands.resources_for(task, self.facts, config),
+            index=self._index,
+            forget=self._forget,
+            stopping=stopping,
+        )
+
+    # -- life ----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to work: events and commands are read from here on."""
+        for loop in (self._read_commands, self.images.run, self._watch_store):
+            self._greenlets.append(gevent.spawn(self._forever, loop))
+
+    def listen(self) -> None:
+        """Begin to read Docker's events; `stream_open` is set when the stream is."""
+        self._greenlets.append(gevent.spawn(self._forever, self._read_events))
+
+    def stop(self, seconds: float) -> None:
+        """Take nothing new, let every worker save, within `seconds`. The containers run on."""
+        for greenlet in self._greenlets:
+            greenlet.kill(block=False)
+        for worker in self.workers.values():
+            worker.put(Stop())
+        end = time.monotonic() + seconds
+        for worker in list(self.workers.values()):
+            worker.join(max(0.0, end - time.monotonic()))
+        gevent.spawn(self.images.flush).join(max(0.1, end - time.monotonic()))
+
+    def _forever(self, loop: Callable[[], None]) -> None:
+        """A loop that fails is begun again: its failure must not end the others."""
+        while not self.stopping():
+            try:
+                loop()
+            except Temporary as error:
+                log.info("%s pauses: %s", loop.__name__, error)
+            except Exception:
+                log.critical("%s failed and is begun again", loop.__name__, exc_info=True)
+            gevent.sleep(0.5)
+
+    # -- tasks ---------------------------------------------------------------------------------
+
+    def add(self, task: Task, is_new: bool, acks: Iterable[str] = ()) -> Worker:
+        """Make a worker for a task that has none; it is not started yet."""
+        worker = Worker(task, self.shop, is_new, acks)
+        self.workers[task.arn] = worker
+        self._index(task)
+        return worker
+
+    def _forget(self, task: Task) -> None:
+        self.workers.pop(task.arn, None)
+        for container in task.containers:
+            self._by_docker_id.pop(container.docker_id, None)
+
+    def _index(self, task: Task) -> None:
+        for container in task.containers:
+            if container.docker_id and container.docker_id not in self._by_docker_id:
+                self._by_docker_id[container.docker_id] = (task.arn, container.name)
+
+    def _admitted(self, arn: str) -> None:
+        worker = self.workers.get(arn)
+        if worker is not None:
+            worker.put(Admitted())
+
+    def pull_began(self, arn: str, at: float) -> None:
+        """The first registry pull of a task began at `at` (Unix seconds)."""
+        worker = self.workers.get(arn)
+        if worker is not None:
+            worker.put(PullBegan(at))
+
+    # -- commands ------------------------------------------------------------------------------
+
+    def _read_commands(self) -> None:
+        consumer = self.bus.durable.consumer(keys.COMMANDS, GROUP, Command)
+        while not self.stopping():
+            for entry in consumer.read(block_seconds=5.0):
+                if entry.id not in self.records.in_flight:
+                    self.records.in_flight.add(entry.id)
+                    self._command(entry)
+
+    def _command(self, entry: Entry[Command]) -> None:
+        message = entry.message
+        if isinstance(message, RunOrUpdateTask):
+            known = message.task.arn in self.workers
+            log.info(
+                "the task shall be %s%s", message.task.desired.name, "" if known else " (new)",
+                **fields(task=message.task.arn),
+            )  # fmt: skip
+            if known:
+                self._deliver(message.task.arn, Desire(message.task.desired), entry.id)
+            else:
+                self.add(message.task, True, [entry.id]).start()
+        elif isinstance(message, StopVerified):
+            stop = Desire(TaskStatus.STOPPED, "the task manifest says that it shall not run")
+            self._deliver(message.arn, stop, entry.id)
+        elif isinstance(message, CredentialsChanged):
+            arrived = CredentialsArrived(message.credentials_id, message.execution)
+            self._deliver(message.arn, arrived, entry.id)
+        elif isinstance(message, ImageRemoved):
+            self.images.removed(message.image_id, message.name)
+            self.records.acknowledge(entry.id)
+
+    def _deliver(self, arn: str, letter: Letter, entry_id: str) -> None:
+        worker = self.workers.get(arn)
+        if worker is None or worker.ended:
+            log.info("a command for a task that is not here is dropped", **fields(task=arn))
+            self.records.acknowledge(entry_id)
+        else:
+            worker.put(letter, entry_id)
+
+    # -- Docker's events -----------------------------------------------------------------------
+
+    def _read_events(self) -> None:
+        for item in self.hands.events():
+            if isinstance(item, Resync):
+                self._resync()
+            else:
+                self._event(item)
+
+    def _resync(self) -> None:
+        if not self.stream_open.is_set():
+            self.stream_open.set()  # the restore that follows inspects everything anyway
+            return
+        log.warning("Docker's event stream was interrupted; all containers are looked at")
+        for worker in list(self.workers.values()):
+            worker.put(Poll())
+
+    def _event(self, event: DockerEvent) -> None:
+        found = self._by_docker_id.get(event.docker_id)
+        if found is None:
+            return  # not ours
+        worker = self.workers.get(found[0])
+        if worker is not None:
+            worker.put(Happened(found[1], event))
+
+    # -- the store -----------------------------------------------------------------------------
+
+    def _watch_store(self) -> None:
+        """A store that lost its data gets everything again, from memory."""
+        epoch = self.bus.durable.epoch()
+        while not self.stopping():
+            gevent.sleep(EPOCH_CHECK_SECONDS)
+            now = self.bus.durable.epoch()
+            if now != epoch:
+                epoch = now
+                self.republish()
+
+    def republish(self) -> None:
+        """Write all documents again."""
+        log.warning("the durable store has lost its data; it is written again from memory")
+        self.facts = self.records.publish_facts(self.facts)
+        self.images.republish()
+        for worker in list(self.workers.values()):
+            worker.put(Republish())

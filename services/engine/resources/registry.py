@@ -1,0 +1,100 @@
+"""All kinds of task resources, and what a task may need from a kind that is not there.
+
+A new kind plugs in by `Registry.add`. A task that needs a kind which this agent does not have is refused with a clear
+reason: running it without its secrets or its volume would be worse than not running it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from common.model.task import Resource, Task
+from services.engine.core.effects import SetupError
+from services.engine.resources.cgroup import TaskCgroups
+from services.engine.resources.kind import Host, ResourceFailed, ResourceKind
+from services.engine.resources.volume import DockerVolumes
+
+if TYPE_CHECKING:
+    from services.engine.docker.draft import Draft
+
+log = logging.getLogger(__name__)
+
+# The order of set-up (spec 05 §1.3) and, for those that amend create requests, of spec 05 §1.7.
+ORDER = ("cgroup", "asm-auth", "ssmsecret", "asmsecret", "dockerVolume", "firelens", "credentialspec", "envfile")
+
+Needs = Callable[[Task], bool]
+
+
+def _secret_from(provider: str) -> Needs:
+    return lambda task: any(s.provider == provider for c in task.containers for s in c.secrets)
+
+
+def _volume_of(*types: str) -> Needs:
+    return lambda task: any(v.type in types for v in task.volumes)
+
+
+# kind -> (who needs it, what it is in words)
+NEEDS: dict[str, tuple[Needs, str]] = {
+    "asm-auth": (
+        lambda task: any(c.registry_auth is not None and c.registry_auth.type == "asm" for c in task.containers),
+        "registry credentials from Secrets Manager",
+    ),
+    "ssmsecret": (_secret_from("ssm"), "secrets from SSM Parameter Store"),
+    "asmsecret": (_secret_from("asm"), "secrets from Secrets Manager"),
+    "envfile": (lambda task: any(c.environment_files for c in task.containers), "environment files"),
+    "firelens": (lambda task: any(c.firelens is not None for c in task.containers), "a FireLens log router"),
+    "credentialspec": (lambda task: any(c.credential_specs for c in task.containers), "credential specs (gMSA)"),
+    "efs": (_volume_of("efs"), "Amazon EFS volumes"),
+    "s3files": (_volume_of("s3files"), "Amazon S3 Files volumes"),
+    "amazonebs": (_volume_of("amazonebs"), "Amazon EBS volumes"),
+}
+
+
+class Registry:
+    """The kinds by name."""
+
+    def __init__(self, *kinds: ResourceKind) -> None:
+        self._kinds: dict[str, ResourceKind] = {}
+        self._serves: dict[str, str] = {}
+        for kind in kinds or (TaskCgroups(), DockerVolumes()):
+            self.add(kind)
+
+    def add(self, kind: ResourceKind, *serves: str) -> None:
+        """Plug in a kind. `serves` names further needs of NEEDS that it takes care of, such as "efs"."""
+        self._kinds[kind.name] = kind
+        for need in (kind.name, *serves):
+            self._serves[need] = kind.name
+
+    def __iter__(self) -> Iterator[ResourceKind]:
+        known = [self._kinds[name] for name in ORDER if name in self._kinds]
+        return iter([*known, *(k for name, k in self._kinds.items() if name not in ORDER)])
+
+    def resources_for(self, task: Task, host: Host) -> tuple[Resource, ...]:
+        """The resources that the task needs, in the order of set-up. Raises SetupError with the cause."""
+        for need, (needs, words) in NEEDS.items():
+            if need not in self._serves and needs(task):
+                raise SetupError(f"the task needs {words}, which this agent does not support")
+        return tuple(resource for kind in self for resource in kind.prepare(task, host))
+
+    def create(self, task: Task, resource: Resource, host: Host) -> dict[str, Any]:
+        """Make a resource; returns what belongs into its detail. Raises ResourceFailed."""
+        return self._kind(resource).create(task, resource, host)
+
+    def cleanup(self, task: Task, resource: Resource, host: Host) -> None:
+        """Remove a resource. Raises ResourceFailed."""
+        self._kind(resource).cleanup(task, resource, host)
+
+    def amend(self, draft: Draft) -> None:
+        """Let every resource of the task add its part to a create request, kinds in order."""
+        for kind in self:
+            for resource in draft.task.resources:
+                if resource.kind == kind.name:
+                    kind.amend(draft, resource)
+
+    def _kind(self, resource: Resource) -> ResourceKind:
+        kind = self._kinds.get(resource.kind)
+        if kind is None:
+            raise ResourceFailed(f"Unsupported resource type {resource.kind}")
+        return kind

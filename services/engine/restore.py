@@ -1,0 +1,46 @@
+"""Taking up the saved tasks after a start of the engine.
+
+The order matters: Docker's event stream is opened first, then each worker asks Docker about its containers, and only
+then handles the events that have queued in its inbox meanwhile; no stop falls between. Host resources are accounted
+for before any task may enter the queue (ECS agent behaviour, spec 03 §5.3, §11.4).
+"""
+
+from __future__ import annotations
+
+import logging
+
+from common.model.status import ContainerStatus, TaskStatus
+from common.model.task import Task
+from services.engine.engine import Engine
+
+log = logging.getLogger(__name__)
+
+STREAM_SECONDS = 30.0  # Docker has answered just before; a stream that does not open by then is watched on its own
+
+
+def restore(engine: Engine) -> int:
+    """Load all tasks, account for them, open the event stream, start their workers. Returns how many there are."""
+    tasks = engine.records.tasks()
+    for task in tasks.values():
+        if holds_resources(task):
+            engine.admission.hold(task)
+    engine.images.load(tasks.values())
+    workers = [engine.add(task, is_new=False) for task in tasks.values()]
+    engine.listen()
+    if not engine.stream_open.wait(STREAM_SECONDS):
+        log.error("Docker's event stream does not open; the tasks are taken up nevertheless")
+    for worker in workers:
+        worker.start()
+    if tasks:
+        log.info("%d tasks are taken up again", len(tasks))
+    return len(tasks)
+
+
+def holds_resources(task: Task) -> bool:
+    """Whether the saved task was using the host when the engine ended."""
+    if task.known == TaskStatus.STOPPED or task.is_internal:
+        return False
+    began = any(
+        ContainerStatus.MANIFEST_PULLED <= c.known <= ContainerStatus.RESOURCES_PROVISIONED for c in task.containers
+    )
+    return task.admitted or began

@@ -1,0 +1,46 @@
+"""The engine as a process: wait for Docker, take up the saved tasks, serve commands until told to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import gevent
+
+from common.bus import Bus
+from common.clock import SystemClock
+from common.config import Config
+from common.process import Context
+from services.engine.engine import Engine, HandsLike
+from services.engine.restore import restore
+
+STOP_SECONDS = 2.0
+
+MakeHands = Callable[[Config, Bus], HandsLike]
+
+
+def real_hands(config: Config, bus: Bus) -> HandsLike:
+    """The hands that touch Docker and the host."""
+    from services.engine.docker import Hands
+
+    return Hands(config, bus)
+
+
+def serve(context: Context, make_hands: MakeHands = real_hands) -> int:
+    """Run until `context.stopping` is set. The containers run on after it."""
+    context.not_ready("waiting for Docker")
+    hands = make_hands(context.config, context.bus)
+    hands.wait_until_docker_answers(context.stopping)
+    if context.stopping.is_set():
+        return 0
+    engine = Engine(context.config, context.bus, hands, hands.facts(), SystemClock(), context.stopping.is_set)
+    engine.facts = engine.records.publish_facts(engine.facts)
+    hands.on_pull_began = engine.pull_began
+    count = restore(engine)
+    engine.start()
+    context.ready(f"{count} tasks taken up")
+    context.stopping.wait()
+    engine.stop(STOP_SECONDS)
+    gevent.sleep(0)
+    return 0
+
+

@@ -1,0 +1,113 @@
+"""The environment that the service's processes get: one reading of the configuration files, one list of defaults.
+
+Pure. The files are read literally, as the reference's init does for its agent (no quotes, no comments, no expansion);
+a reading by dotenv or the shell would change values (spec 09 §4.2, §18 trap 1). Order, later wins: the defaults, the
+environment of the launcher, the instance file, the user file, and what is forced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+INSTANCE_FILE = "/var/lib/ecs/ecs.config"
+USER_FILE = "/etc/ecs/ecs.config"
+RUN_DIRECTORY = "/run/ecs-init"
+GPU = "ECS_ENABLE_GPU_SUPPORT"
+
+DEFAULTS: dict[str, str] = {  # spec 09 §8.3, column "for host processes"
+    "ECS_LOGFILE": "/var/log/ecs/ecs-agent.log",
+    "ECS_DATADIR": "/var/lib/ecs/data",
+    "ECS_AGENT_CONFIG_FILE_PATH": "/etc/ecs/ecs.config.json",
+    "ECS_AVAILABLE_LOGGING_DRIVERS": '["json-file","syslog","awslogs","fluentd","none"]',
+    "ECS_ENABLE_TASK_IAM_ROLE": "true",
+    "ECS_ENABLE_TASK_IAM_ROLE_NETWORK_HOST": "true",
+    "ECS_EBSTA_SUPPORTED": "true",
+    "ECS_VOLUME_PLUGIN_CAPABILITIES": '["efsAuth"]',
+    "ECS_ENABLE_TASK_ENI": "true",
+    "ECS_ENABLE_AWSLOGS_EXECUTIONROLE_OVERRIDE": "true",
+    "ECS_RUN_DIR": RUN_DIRECTORY,
+}
+WITHOUT_EFFECT = (  # settings of the agent container, which this edition does not have (spec 09 §16.4)
+    "ECS_AGENT_LABELS", "ECS_AGENT_RUN_PRIVILEGED", "ECS_AGENT_PID_NAMESPACE_HOST", "ECS_LOG_OPTS",
+    "ECS_INIT_DOCKER_LOG_FILE_SIZE", "ECS_INIT_DOCKER_LOG_FILE_NUM",
+)  # fmt: skip
+_CONTAINER_PATHS = {"/log": "/var/log/ecs", "/data": "/var/lib/ecs/data"}  # spec 09 §8.4
+_PATH_OPTIONS = ("ECS_LOGFILE", "ECS_AUDIT_LOGFILE", "ECS_DATADIR")
+_FETCHER_SOCKET = "/var/credentials-fetcher/socket/credentials_fetcher.sock"
+
+
+class Host(Struct, frozen=True):
+    """What the environment depends on outside the files."""
+
+    os_release: str = ""
+    ebs_directory: bool = False
+    gpu_devices: bool = False
+
+
+def parse(text: str) -> dict[str, str]:
+    """Literal `NAME=value` lines: the text and each line trimmed, split at the first "=", the last one wins."""
+    values: dict[str, str] = {}
+    for line in text.strip().split("\n"):
+        name, equals, value = line.strip().partition("=")
+        if equals:
+            values[name] = value
+    return values
+
+
+def os_family(os_release: str) -> str:
+    """`<ID>_<VERSION_ID>` of /etc/os-release, or "linux" (spec 09 §12.3)."""
+    found: dict[str, str] = {}
+    for line in os_release.split("\n"):
+        for key in ("ID=", "VERSION_ID="):
+            if line.startswith(key):
+                found[key] = line.removeprefix(key).strip().strip("\"'")
+    name, version = found.get("ID=", ""), found.get("VERSION_ID=", "")
+    return f"{name}_{version}" if name and version else "linux"
+
+
+def merge(instance: str, user: str, gpu_devices: bool) -> dict[str, str]:
+    """Both files, the user's last; the instance file's GPU line only counts on a host with GPUs (spec 09 §4.2)."""
+    values = parse(instance)
+    if values.get(GPU) == "true" and not gpu_devices:
+        del values[GPU]
+    return {**values, **parse(user)}
+
+
+def build(environ: Mapping[str, str], instance: str, user: str, host: Host) -> tuple[dict[str, str], list[str]]:
+    """The environment of the service, and what the operator should be told about the settings."""
+    files = {name: value for name, value in merge(instance, user, host.gpu_devices).items() if name.isidentifier()}
+    fetcher = environ.get("CREDENTIALS_FETCHER_HOST", "")
+    result = {
+        **DEFAULTS,
+        "ECS_DETAILED_OS_FAMILY": os_family(host.os_release),
+        **environ,
+        "CREDENTIALS_FETCHER_HOST_DIR": (
+            fetcher.removeprefix("unix://") if fetcher.startswith("unix://") else _FETCHER_SOCKET
+        ),
+        **files,
+    }
+    notes: list[str] = []
+    if result.get("ECS_UPDATES_ENABLED", "false").lower() not in ("false", ""):
+        notes.append("ECS_UPDATES_ENABLED has no effect: this agent is upgraded through the package manager")
+    result["ECS_UPDATES_ENABLED"] = "false"
+    if environ.get("ECS_EXTERNAL") == "true" or files.get("ECS_EXTERNAL") == "true":
+        result["ECS_ENABLE_TASK_ENI"] = "false"
+    if not host.ebs_directory:
+        result["ECS_EBSTA_SUPPORTED"] = "false"
+    for name in _PATH_OPTIONS:
+        if name in result:
+            result[name] = host_path(result[name])
+    without = [name for name in WITHOUT_EFFECT if result.get(name)]
+    if without:
+        notes.append(f"without effect, since there is no agent container: {', '.join(without)}")
+    return result, notes
+
+
+def host_path(path: str) -> str:
+    """A path inside the reference's agent container, as older configuration files have it, on the host."""
+    for inside, outside in _CONTAINER_PATHS.items():
+        if path.rstrip("/") == inside or path.startswith(f"{inside}/"):
+            return outside + path.removeprefix(inside).rstrip("/")
+    return path

@@ -1,0 +1,56 @@
+"""The program `local` of the process tree: the control plane, in local mode only."""
+
+from gevent import monkey
+
+monkey.patch_all()
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.backoff import Backoff
+from common.errors import Permanent
+from common.process import run
+from services.local.server import Server
+
+if TYPE_CHECKING:
+    from common.process import Context
+
+DEFAULT_REGION = "us-east-1"
+
+
+def serve(context: "Context") -> int:
+    """Serve until told to stop. A taken port or an unusable file is told, waited for and tried again."""
+    server, backoff = None, Backoff(1.0, 30.0)
+    while server is None and not context.stopping.is_set():
+        try:
+            server = _open(context)
+        except Permanent as error:  # permanent until someone frees the port or the disk
+            context.not_ready(str(error))
+            context.stopping.wait(backoff.delay())
+    if server is None:
+        return 0
+    server.start()
+    context.ready(f"listening on 127.0.0.1:{server.port}")
+    context.stopping.wait()
+    server.stop()
+    return 0
+
+
+def _open(context: "Context") -> Server:
+    config = context.config
+    return Server(
+        Path(config["ECS_DATADIR"]) / "local",
+        config["ECS_LOCAL_PORT"],
+        config["AWS_DEFAULT_REGION"] or DEFAULT_REGION,
+        config["ECS_CLUSTER"] or "default",
+    )
+
+
+def main() -> int:
+    """Entry point of the program."""
+    return run("local", serve)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

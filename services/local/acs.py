@@ -1,0 +1,291 @@
+"""The ACS side: one session per connected agent, and what is owed to it.
+
+Nothing is queued. What an agent must hear follows from the records: every live task whose delivery is not acknowledged
+is sent, now and again every few seconds until it is (spec 11 §3); every acknowledged task with a role gets credentials
+when the agent connects and before they end. So a restart of either side loses nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+from gevent.event import Event
+from msgspec import Struct
+
+from common.backoff import Backoff
+from services.local.core import lifecycle
+from services.local.core.errors import ApiError
+from services.local.core.payload import task_payload
+from services.local.core.records import Task
+from services.local.credentials import RoleCredentials
+from services.local.state import State
+from services.local.websocket import GOING_AWAY, NORMAL, POLICY, Closed, Socket, decode
+
+log = logging.getLogger("local.acs")
+Json = dict[str, Any]
+HEARTBEAT_SECONDS = 20.0
+SILENT_SECONDS = 90.0  # an agent answers each heartbeat; one silent for four of them is gone
+RESEND_FIRST_SECONDS, RESEND_MOST_SECONDS = 3.0, 20.0
+ROLE_TYPES = {
+    "TaskApplication": ("credentials_id", "taskRoleArn"),
+    "TaskExecution": ("execution_credentials_id", "executionRoleArn"),
+}
+
+
+class Owed(Struct):
+    """A message that was sent and not yet acknowledged: when it goes out again."""
+
+    backoff: Backoff
+    at: float
+
+
+class Session:
+    """One agent's connection: reads its replies in the caller's greenlet, sends from its own."""
+
+    def __init__(self, socket: Socket, instance_arn: str, state: State, credentials: RoleCredentials) -> None:
+        self.socket, self.instance_arn, self.since = socket, instance_arn, state.clock.now()
+        self._state, self._credentials = state, credentials
+        self._wake = Event()
+        self._owed: dict[str, Owed] = {}  # message id -> when to send it again
+        self._roles: dict[str, Json] = {}  # message id -> IAMRoleCredentialsMessage not yet acknowledged
+        self._handed_out: float | None = None  # end of the credentials that this agent has
+        self._heard = time.monotonic()
+        self._heartbeat_at = time.monotonic() + HEARTBEAT_SECONDS
+
+    def wake(self) -> None:
+        """Look for work now."""
+        self._wake.set()
+
+    def run(self) -> None:
+        """Serve the agent until it closes, falls silent, or is closed."""
+        sender = gevent.spawn(self._send_loop)
+        try:
+            while (text := self.socket.receive()) is not None:
+                self._heard = time.monotonic()
+                self._handle(*decode(text))
+        finally:
+            sender.kill()
+
+    # -- from the agent ---------------------------------------------------------------------------------------------
+
+    def _handle(self, type_: str, message: Json) -> None:
+        if type_ == "AckRequest":
+            self._acknowledged(str(message.get("messageId")))
+        elif type_ == "IAMRoleCredentialsAckRequest":
+            self._settle(str(message.get("messageId")))
+        elif type_ == "NackRequest":
+            log.warning("the agent refused message %s: %s", message.get("messageId"), message.get("reason"))
+        elif type_ not in ("HeartbeatAckRequest", "TaskStopVerificationMessage"):
+            log.warning("the agent sent something that ACS does not know: %s", type_ or "not a JSON envelope")
+
+    def _acknowledged(self, message_id: str) -> None:
+        self._settle(message_id)
+        for task in self._state.tasks_on(self.instance_arn):
+            if task.delivery.message_id == message_id and not task.delivery.acked:
+                task.delivery.acked = True
+                if task.delivery.desired == "STOPPED":
+                    task.view = lifecycle.stop_accepted(task.view)
+                self._state.save(task)
+
+    def _settle(self, message_id: str) -> None:
+        # A payload's credentials acks carry the payload's id; only its AckRequest settles the payload itself.
+        if self._roles.pop(message_id, None) is not None or not self._unacknowledged(message_id):
+            self._owed.pop(message_id, None)
+
+    def _unacknowledged(self, message_id: str) -> bool:
+        return any(
+            t.delivery.message_id == message_id and not t.delivery.acked
+            for t in self._state.tasks_on(self.instance_arn)
+        )
+
+    # -- to the agent -----------------------------------------------------------------------------------------------
+
+    def _send_loop(self) -> None:
+        try:
+            while True:
+                self._wake.clear()
+                self._send_due()
+                self._wake.wait(self._pause())
+                if time.monotonic() - self._heard > SILENT_SECONDS:
+                    log.warning("the agent has been silent for %d s; closing its session", SILENT_SECONDS)
+                    return self.socket.close(GOING_AWAY, "no heartbeat acknowledgement")
+        except Closed as error:
+            log.info("ACS session ended: %s", error)
+
+    def _pause(self) -> float:
+        """Seconds until the next thing is due."""
+        upcoming = [self._heartbeat_at, *(o.at for o in self._owed.values())]
+        return max(0.05, min(upcoming) - time.monotonic())
+
+    def _send_due(self) -> None:
+        waiting = [t for t in self._state.tasks_on(self.instance_arn) if not t.delivery.acked]
+        for task in waiting:
+            if self._is_due(task.delivery.message_id):
+                self._send_payload(task)
+        if self._handed_out is None or self._credentials.due() or self._handed_out != self._credentials.expires:
+            self._renew_credentials()
+        for message_id, message in list(self._roles.items()):
+            task_gone = message["taskArn"] not in self._state.tasks or not self._state.tasks[message["taskArn"]].live
+            if task_gone:
+                self._settle(message_id)
+            elif self._is_due(message_id):
+                self.socket.send("IAMRoleCredentialsMessage", message)
+        current = {t.delivery.message_id for t in waiting} | set(self._roles)
+        self._owed = {k: v for k, v in self._owed.items() if k in current}
+        if time.monotonic() >= self._heartbeat_at:
+            self._heartbeat_at = time.monotonic() + HEARTBEAT_SECONDS
+            self.socket.send("HeartbeatMessage", {"healthy": True, "messageId": str(uuid.uuid4())})
+
+    def _send_payload(self, task: Task) -> None:
+        """Send what the agent must know about a task; one that cannot be put into words must not hold up the others."""
+        try:
+            payload = self._payload(task)
+        except (KeyError, TypeError, ApiError) as error:
+            log.error(
+                "no payload can be made for task %s: %r; it stays as it is. Stop it and run it again.", task.arn, error
+            )
+            return
+        self.socket.send("PayloadMessage", payload)
+
+    def _is_due(self, message_id: str) -> bool:
+        """Whether to send the message now; books the next time if so."""
+        owed = self._owed.get(message_id)
+        if owed is not None and time.monotonic() < owed.at:
+            return False
+        if owed is None:
+            owed = Owed(Backoff(RESEND_FIRST_SECONDS, RESEND_MOST_SECONDS, 1.5), 0.0)
+            self._owed[message_id] = owed
+        owed.at = time.monotonic() + owed.backoff.delay()
+        return True
+
+    def _payload(self, task: Task) -> Json:
+        definition = self._state.definition_of(task)
+        roles = [self._role(task, role_type, definition) for role_type in ROLE_TYPES]
+        return {
+            "clusterArn": task.view["clusterArn"],
+            "containerInstanceArn": self.instance_arn,
+            "messageId": task.delivery.message_id,
+            "seqNum": task.delivery.sequence,
+            "generatedAt": int(self._state.clock.now() * 1000),
+            "tasks": [task_payload(task.view, definition, task.delivery.desired, *roles)],
+        }
+
+    def _role(self, task: Task, role_type: str, definition: Json) -> Json | None:
+        """Complete IAMRoleCredentials for one of the task's two roles, or None when it has none."""
+        id_member, arn_member = ROLE_TYPES[role_type]
+        role_arn = task.view.get("overrides", {}).get(arn_member) or definition.get(arn_member)
+        credentials_id: str = getattr(task, id_member)
+        if not role_arn or not credentials_id:
+            return None
+        return dict(self._credentials.for_role(role_arn, credentials_id))
+
+    def _renew_credentials(self) -> None:
+        """Owe fresh credentials for every task that the agent already has."""
+        if self._credentials.due():
+            self._credentials.refresh()
+        self._handed_out = self._credentials.expires
+        self._roles.clear()
+        for task in self._state.tasks_on(self.instance_arn):
+            if not task.delivery.acked or task.delivery.desired != "RUNNING":
+                continue  # its payload carries them, or it is about to end
+            for role_type in ROLE_TYPES:
+                role = self._role(task, role_type, self._state.definition_of(task))
+                if role:
+                    message_id = str(uuid.uuid4())
+                    self._roles[message_id] = {
+                        "messageId": message_id,
+                        "taskArn": task.arn,
+                        "taskClusterArn": task.view["clusterArn"],
+                        "roleType": role_type,
+                        "roleCredentials": role,
+                    }
+
+
+class Hub:
+    """The sessions by container instance."""
+
+    def __init__(self, state: State, credentials: RoleCredentials) -> None:
+        self._state, self._credentials = state, credentials
+        self._sessions: dict[str, Session] = {}
+        self.on_change: Callable[[str], None] = lambda instance_arn: None
+        state.connected = self.connected
+        state.on_work = self.wake
+
+    def connected(self, instance_arn: str) -> bool:
+        """Whether the instance's agent has an open session."""
+        return instance_arn in self._sessions
+
+    def since(self, instance_arn: str) -> float | None:
+        """Unix time at which the open session began."""
+        session = self._sessions.get(instance_arn)
+        return session.since if session else None
+
+    def refusal(self, instance_arn: str) -> tuple[str, str] | None:
+        """(exception type, sentence) when the instance may not connect (spec 02 §3.4), else None."""
+        instance = self._state.instances.get(instance_arn)
+        if instance is None:
+            return "InvalidInstanceException", f"The container instance {instance_arn or '(none given)'} is not known."
+        if instance.view["status"] == "INACTIVE":
+            return "InactiveInstanceException", "The container instance was deregistered."
+        return None
+
+    def serve(self, socket: Socket, instance_arn: str, query: Json) -> None:
+        """Run the session of an accepted connection; an older one of the same instance ends."""
+        self._note_versions(instance_arn, query)
+        session = Session(socket, instance_arn, self._state, self._credentials)
+        previous = self._sessions.get(instance_arn)
+        self._sessions[instance_arn] = session
+        if previous:
+            previous.socket.close(NORMAL, "replaced by a newer session")
+        log.info("the agent of %s is connected", instance_arn.rsplit("/", 1)[-1])
+        self.on_change(instance_arn)
+        try:
+            session.run()
+        finally:
+            socket.close(NORMAL)
+            if self._sessions.get(instance_arn) is session:
+                del self._sessions[instance_arn]
+                log.info("the agent of %s is disconnected", instance_arn.rsplit("/", 1)[-1])
+                self.on_change(instance_arn)
+
+    def _note_versions(self, instance_arn: str, query: Json) -> None:
+        instance = self._state.instances[instance_arn]
+        versions = {k: query[k] for k in ("agentVersion", "agentHash", "dockerVersion") if query.get(k)}
+        if versions and instance.view.get("versionInfo") != versions:
+            instance.view = {**instance.view, "versionInfo": versions}
+            self._state.save(instance)
+
+    def wake(self, instance_arn: str) -> None:
+        """There is work for the instance."""
+        session = self._sessions.get(instance_arn)
+        if session:
+            session.wake()
+
+    def push(self, instance_arn: str, type_: str, message: Json) -> bool:
+        """Send any ACS message as it is, once; False when the instance is not connected. For tests and trials."""
+        session = self._sessions.get(instance_arn)
+        if session is None:
+            return False
+        try:
+            session.socket.send(type_, message)
+        except Closed:
+            return False
+        return True
+
+    def disconnect(self, instance_arn: str, inactive: bool = False) -> None:
+        """End the instance's session; `inactive` tells the agent that it was deregistered (spec 02 §3.2)."""
+        session = self._sessions.get(instance_arn)
+        if session and inactive:
+            session.socket.close(POLICY, "InactiveInstanceException: the container instance was deregistered")
+        elif session:
+            session.socket.close(NORMAL, "closed on request")
+
+    def close(self) -> None:
+        """End every session: the process is going away."""
+        for session in list(self._sessions.values()):
+            session.socket.close(GOING_AWAY, "the control plane is stopping")

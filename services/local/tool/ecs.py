@@ -1,0 +1,83 @@
+"""The ECS API as the command uses it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from services.local.credentials import DUMMY_ACCESS_KEY, DUMMY_SECRET_KEY
+from services.local.tool.settings import Problem, Settings
+
+Json = dict[str, Any]
+ERRORS = (ClientError, BotoCoreError)  # what a call may raise; `explain` puts either into words
+
+
+def client(settings: Settings, read_timeout: float = 10.0) -> Any:
+    """A boto3 client of the local control plane. It signs with placeholders: the caller's keys stay out of it."""
+    return boto3.session.Session().client(
+        "ecs",
+        endpoint_url=settings.endpoint,
+        region_name=settings.region,
+        aws_access_key_id=DUMMY_ACCESS_KEY,
+        aws_secret_access_key=DUMMY_SECRET_KEY,
+        config=Config(connect_timeout=3, read_timeout=read_timeout, retries={"total_max_attempts": 2}, proxies={}),
+    )
+
+
+def explain(error: Exception, settings: Settings) -> Problem:
+    """A failed call in words for the user."""
+    if isinstance(error, ClientError):
+        detail = error.response["Error"]
+        return Problem(f"{error.operation_name}: {detail.get('Message')} ({detail.get('Code')})")
+    if isinstance(error, BotoCoreError):
+        return Problem(
+            f"No control plane answers at {settings.endpoint} ({type(error).__name__}). Start one with: ecs-local up"
+        )
+    return Problem(str(error))
+
+
+def connected_instance(ecs: Any, cluster: str) -> Json | None:
+    """The container instance whose agent is connected, or None."""
+    arns = ecs.list_container_instances(cluster=cluster)["containerInstanceArns"]
+    if not arns:
+        return None
+    described: Json = ecs.describe_container_instances(cluster=cluster, containerInstances=arns)
+    return next((i for i in described["containerInstances"] if i["agentConnected"] and i["status"] == "ACTIVE"), None)
+
+
+def describe(ecs: Any, cluster: str, arns: list[str]) -> list[Json]:
+    """The tasks, any number of them."""
+    found: list[Json] = []
+    for start in range(0, len(arns), 100):
+        found += ecs.describe_tasks(cluster=cluster, tasks=arns[start : start + 100])["tasks"]
+    return found
+
+
+def task_arns(ecs: Any, cluster: str, *statuses: str, started_by: str | None = None) -> list[str]:
+    """ARNs of the tasks with these desired statuses."""
+    more = {"startedBy": started_by} if started_by else {}
+    pages = ecs.get_paginator("list_tasks")
+    return [
+        arn
+        for status in statuses
+        for page in pages.paginate(cluster=cluster, desiredStatus=status, **more)
+        for arn in page["taskArns"]
+    ]
+
+
+def find_task(ecs: Any, cluster: str, text: str) -> Json:
+    """The task whose ARN or id is or begins with `text`; Problem (status 2) when it is none or several."""
+    id_ = text.rsplit("/", 1)[-1]
+    matching = [a for a in task_arns(ecs, cluster, "RUNNING", "STOPPED") if a.rsplit("/", 1)[-1].startswith(id_)]
+    if len(matching) != 1:
+        count = "No task" if not matching else f"{len(matching)} tasks"
+        raise Problem(f"{count} in cluster {cluster} with an id that begins with {id_!r}. See: ecs-local ps --all", 2)
+    return describe(ecs, cluster, matching)[0]
+
+
+def short_id(arn: str) -> str:
+    """The first eight digits of a task's id."""
+    return arn.rsplit("/", 1)[-1][:8]

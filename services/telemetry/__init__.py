@@ -1,0 +1,1 @@
+"""Stats of containers, their health, and the session with the telemetry backend."""

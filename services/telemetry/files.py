@@ -1,0 +1,184 @@
+"""The files of one container: where they are, and reading them cheaply (spec 07 §17).
+
+The cgroup files are opened once per start of a container and read with pread from then on: a pread of a kept descriptor
+costs a third of open, read and close. It says ENODEV when the cgroup is gone, which is how the end of a container, and
+its restart under the same name, are noticed without asking Docker. /proc/<pid>/net/dev is opened for every reading: a
+descriptor kept open would keep the network namespace, and with it an ENI, alive after the container.
+
+The container is found by its id in the places where Docker's two cgroup drivers put it, with and without a cgroup of
+the task; only when it is in none of them is Docker asked for the process id.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from services.telemetry.core import cgroup1, cgroup2
+from services.telemetry.core.procfs import HostCpu, host_cpu, total_memory
+
+ROOT = "/sys/fs/cgroup"
+PROC = "/proc"
+CHUNK = 16384  # bytes; every file but block I/O of very many devices fits
+V1_CONTROLLERS = ("memory", "cpuacct", "cpu", "blkio", "pids")
+
+
+class Gone(Exception):
+    """The container does not run (any more), or its files are not where they were."""
+
+
+class Host(NamedTuple):
+    """What is the same for all containers: the cgroup version, the CPUs of this process, the memory of the machine."""
+
+    unified: bool
+    cpus: int
+    memory: int  # bytes
+    root: str = ROOT
+    proc: str = PROC
+
+    def cpu(self) -> HostCpu:
+        """CPU time of the host now."""
+        return host_cpu(_whole(f"{self.proc}/stat"))
+
+
+def this_host(root: str = ROOT, proc: str = PROC) -> Host:
+    """The host as it is. The number of CPUs is that of this process's affinity, as the reference takes it."""
+    unified = os.path.exists(f"{root}/cgroup.controllers")
+    return Host(unified, len(os.sched_getaffinity(0)), total_memory(_whole(f"{proc}/meminfo")), root, proc)
+
+
+def _whole(path: str) -> bytes:
+    with open(path, "rb", buffering=0) as file:
+        return file.read()
+
+
+def _optional(path: str) -> bytes:
+    """The contents, or nothing when the file is not there or the kernel cannot say."""
+    try:
+        return _whole(path)
+    except OSError:
+        return b""
+
+
+# -- finding ---------------------------------------------------------------------------------------
+
+
+def find_process(host: Host, docker_id: str, task_id: str) -> int | None:
+    """The first process of the container, from the cgroup directories that Docker uses; None when there is none."""
+    base = host.root if host.unified else f"{host.root}/memory"
+    for directory in _places(base, docker_id, task_id):
+        processes = [int(pid) for pid in _optional(f"{directory}/cgroup.procs").split()]
+        if processes:
+            return min(processes, key=lambda pid: _started(host, pid))
+    return None
+
+
+def _places(base: str, docker_id: str, task_id: str) -> Iterator[str]:
+    scope = f"docker-{docker_id}.scope"
+    yield f"{base}/ecs/{task_id}/{docker_id}"
+    yield f"{base}/ecstasks.slice/ecstasks-{task_id}.slice/{scope}"
+    yield f"{base}/docker/{docker_id}"
+    yield f"{base}/system.slice/{scope}"
+    yield f"{base}/ecstasks-{task_id}.slice/{docker_id}"  # v2 with the cgroupfs driver
+
+
+def _started(host: Host, pid: int) -> int:
+    """Start time in ticks (proc(5), field 22): the oldest process is the container's own, not an exec's."""
+    fields = _optional(f"{host.proc}/{pid}/stat").rpartition(b")")[2].split()
+    return int(fields[19]) if len(fields) > 19 else 1 << 63
+
+
+def directories(host: Host, pid: int) -> dict[str, str]:
+    """The cgroup directories of a process: by controller in v1, under "" in v2. Raises Gone."""
+    found = {}
+    for line in _optional(f"{host.proc}/{pid}/cgroup").decode().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if host.unified and not controllers:
+            found[""] = f"{host.root}{path}"
+        for name in controllers.split(",") if not host.unified else ():
+            if name in V1_CONTROLLERS:
+                found[name] = f"{host.root}/{name}{path}"
+    if not found:
+        raise Gone(f"process {pid} has no cgroup")
+    return found
+
+
+# -- reading ---------------------------------------------------------------------------------------
+
+
+class Files:
+    """The open files of one running container. Close it when the container is gone."""
+
+    def __init__(self, host: Host, pid: int, network: bool) -> None:
+        self.host, self.pid = host, pid
+        self._form = cgroup2 if host.unified else cgroup1
+        self._directories = directories(host, pid)
+        self._network = network and not self._shares_our_network()
+        self._descriptors = [self._open(name) for name in self._form.FILES]
+        if self._descriptors[0] < 0:
+            self.close()
+            raise Gone(f"{self._path(self._form.FILES[0])} cannot be opened")
+        about = os.fstat(self._descriptors[0])
+        self.identity = (about.st_dev, about.st_ino)  # another one under the same path is another run of the container
+
+    def _shares_our_network(self) -> bool:
+        """A container of the host's network: its file would show the host's interfaces."""
+        try:
+            ours, its = (os.stat(f"{self.host.proc}/{p}/ns/net") for p in ("self", self.pid))
+        except OSError as error:
+            raise Gone(f"process {self.pid} is gone: {error}") from error
+        return (ours.st_dev, ours.st_ino) == (its.st_dev, its.st_ino)
+
+    def _path(self, name: str) -> str:
+        if self.host.unified:
+            return f"{self._directories['']}/{name}"
+        controller, _, file = name.partition("/")
+        return f"{self._directories.get(controller, '')}/{file}"
+
+    def _open(self, name: str) -> int:
+        try:
+            return os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return -1  # a missing file counts as 0
+
+    def read(self) -> tuple[bytes, ...]:
+        """The contents of the files that every sample needs. Raises Gone."""
+        try:
+            return tuple(_pread(fd) if fd >= 0 else b"" for fd in self._descriptors)
+        except OSError as error:
+            raise Gone(f"the cgroup is gone: {error}") from error
+
+    def read_network(self) -> bytes:
+        """/proc/<pid>/net/dev, or nothing for a container without a network of its own. Raises Gone."""
+        if not self._network:
+            return b""
+        try:
+            fd = os.open(f"{self.host.proc}/{self.pid}/net/dev", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise Gone(f"process {self.pid} is gone: {error}") from error
+        try:
+            return _pread(fd)
+        finally:
+            os.close(fd)
+
+    def read_extra(self) -> Mapping[str, bytes]:
+        """What only the whole stats object shows."""
+        return {name: _optional(self._path(name)) for name in self._form.EXTRA_FILES}
+
+    def close(self) -> None:
+        """Close all files."""
+        for fd in self._descriptors:
+            if fd >= 0:
+                os.close(fd)
+        self._descriptors = []
+
+
+def _pread(fd: int) -> bytes:
+    data = os.pread(fd, CHUNK, 0)
+    while len(data) % CHUNK == 0 and data:
+        more = os.pread(fd, CHUNK, len(data))
+        if not more:
+            break
+        data += more
+    return data

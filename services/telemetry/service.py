@@ -1,0 +1,230 @@
+"""The process `telemetry`: measures the containers, tells the endpoint and the telemetry backend (DESIGN §2, §5).
+
+It owns no state that matters: what it knows comes from the task documents, and after a restart there is a gap in the
+metrics, nothing more. It begins to measure as soon as it sees tasks, and connects once the instance has an ARN. Redis,
+Docker and the backend may each be away at any time; the others go on.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+
+import gevent
+import gevent.event
+
+from common import logs
+from common.bus import RESET, Change, FeedItem
+from common.errors import Temporary
+from common.keys import FACTS, FACTS_ID, INSTANCE, INSTANCE_ID, SESSION, TASK
+from common.model.agent import DockerFacts, Instance
+from common.model.agent import Session as SessionDocument
+from common.model.task import Task
+from common.process import Context
+from common.proxy import default_no_proxy
+from services.telemetry import discovery
+from services.telemetry.core.book import Book
+from services.telemetry.core.doctor import RuntimeCheck
+from services.telemetry.core.requests import Sender
+from services.telemetry.core.samples import queue_length
+from services.telemetry.credentials import OwnKeys
+from services.telemetry.dockerd import Daemon
+from services.telemetry.files import Host, this_host
+from services.telemetry.mailbox import Mailbox
+from services.telemetry.publisher import Publisher
+from services.telemetry.restarts import Restarts
+from services.telemetry.sampler import Sampler
+from services.telemetry.session import Outlet, Session, Timers
+from services.telemetry.snapshots import Snapshots
+
+LOOK_SECONDS = 5.0  # between looks for a heartbeat of the control plane and for a Redis that lost its data
+DEFAULT_INTERVAL_SECONDS = 10.0
+ACS, TCS = "acs", "tcs"  # ids of the session documents
+
+
+def serve(context: Context) -> int:
+    """Run until the context is stopping."""
+    raise_file_limit()
+    default_no_proxy(Daemon().socket_path)
+    Service(context, this_host()).run()
+    return 0
+
+
+def raise_file_limit() -> None:
+    """Four or five descriptors per container are kept open; the usual soft limit would do for 200 containers."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def sampling_interval(wait_seconds: float) -> float:
+    """ECS_POLLING_METRICS_WAIT_DURATION; a value that is not positive is the default of 10 s."""
+    return wait_seconds if wait_seconds > 0 else DEFAULT_INTERVAL_SECONDS
+
+
+class Service:
+    """Everything of this process, put together. `timers` shortens the TCS session's times for a test."""
+
+    def __init__(self, context: Context, host: Host, timers: Timers | None = None) -> None:
+        config = context.config
+        self._context, self._log, self._timers = context, context.log, timers
+        self._durable, self._volatile = context.bus.durable, context.bus.volatile
+        polling = bool(config["ECS_POLL_METRICS"])
+        interval = sampling_interval(config["ECS_POLLING_METRICS_WAIT_DURATION"])
+        self.book = Book(not config["ECS_DISABLE_METRICS"], queue_length(interval, polling))
+        self._daemon = Daemon(config["DOCKER_HOST"])
+        self._restarts = Restarts(self._durable)
+        self.sampler = Sampler(self.book, host, self._daemon, self._restarts, polling, interval)
+        self._snapshots = Snapshots(self.book, self.sampler, self._volatile)
+        self._boxes = (Mailbox(), Mailbox())
+        self._instance, self._facts = Instance(), DockerFacts()
+        self._registered, self._loaded = gevent.event.Event(), gevent.event.Event()
+        self._session_revision = 0
+        self._session_told: tuple[bool, str, float] | None = None
+        if config["ECS_DISABLE_METRICS"] and config["ECS_DISABLE_DOCKER_HEALTH_CHECK"]:
+            self._log.warning("Both metrics and health were disabled, but still starting the telemetry session for "
+                              "service connect metrics")  # fmt: skip
+
+    def run(self) -> None:
+        """Run until the context is stopping."""
+        stopping = self._context.stopping
+        helpers: list[gevent.Greenlet[..., object]] = [
+            gevent.spawn(self._follow),
+            gevent.spawn(self.sampler.run, stopping, self._snapshots.publish),
+            gevent.spawn(self._talk),
+        ]
+        stopping.wait()
+        gevent.joinall(helpers, timeout=2.0)
+        gevent.killall(helpers)
+        self.sampler.close()
+
+    # -- the documents -------------------------------------------------------------------------
+
+    def _follow(self) -> None:
+        """Keep the book in step with the task documents."""
+        feed = self._durable.feed()
+        while not self._context.stopping.is_set():
+            try:
+                for item in feed.read(1.0 if not self._loaded.is_set() else 5.0):
+                    self._apply(item)
+            except Temporary as error:
+                self._log.debug("documents are not read: %s", error)
+
+    def _apply(self, item: FeedItem) -> None:
+        if item == RESET:
+            self._reload()
+        elif item.kind == TASK.name:
+            self._task(item.id, None if item.deleted else self._durable.get(TASK, item.id))
+        elif item.kind == INSTANCE.name and not item.deleted:
+            self._take_instance(self._durable.get(INSTANCE, INSTANCE_ID))
+        elif item.kind == FACTS.name and not item.deleted:
+            self._facts = self._durable.get(FACTS, FACTS_ID) or self._facts
+
+    def _reload(self) -> None:
+        self._restarts.load()
+        tasks = self._durable.all(TASK)
+        for arn in set(self.book.tasks) - set(tasks):
+            self._task(arn, None)
+        for arn, task in tasks.items():
+            self._task(arn, task)
+        self._restarts.keep_only({c.docker_id for e in self.book.tasks.values() for c in e.containers.values()})
+        self._facts = self._durable.get(FACTS, FACTS_ID) or self._facts
+        self._take_instance(self._durable.get(INSTANCE, INSTANCE_ID))
+        self._loaded.set()
+
+    def _task(self, arn: str, task: Task | None) -> None:
+        difference = self.book.apply(task) if task is not None else self.book.forget(arn)
+        self.sampler.follow(self.book.tasks.get(arn), difference)
+
+    def _take_instance(self, instance: Instance | None) -> None:
+        if instance is None or not instance.arn:
+            return
+        if self._instance.arn and instance.arn != self._instance.arn:
+            self._log.warning("the container instance has another ARN now", **logs.fields(arn=instance.arn))
+        self._instance = instance
+        self._registered.set()
+
+    def _sender(self) -> Sender:
+        cluster = self._context.config["ECS_CLUSTER"] or self._instance.cluster or "default"
+        return Sender(cluster, self._instance.arn)
+
+    # -- the backend ---------------------------------------------------------------------------
+
+    def _talk(self) -> None:
+        """Wait for the instance's ARN, then publish and keep the session."""
+        config, stopping = self._context.config, self._context.stopping
+        self._context.not_ready("waits for the registration of the container instance")
+        while not (self._registered.is_set() and self._loaded.is_set()):
+            if stopping.wait(0.05):
+                return
+        self._context.ready()
+        region = self._instance.region or config["AWS_DEFAULT_REGION"]
+        keys = OwnKeys(bool(config["ECS_EXTERNAL"]), config["ECS_ALTERNATE_CREDENTIAL_PROFILE"] or "default")
+        chosen = discovery.settings(config, region)
+        finder = discovery.Discovery(chosen, keys)
+        check = RuntimeCheck(time.time())
+        outlet = Outlet(
+            sender=self._sender,
+            endpoint=lambda: finder.endpoint(self._sender().cluster, self._instance.arn),
+            keys=keys.keys,
+            region=region,
+            docker_version=lambda: self._facts.server_version,
+            verify=chosen.verify,
+        )
+        publisher = Publisher(self.book, self._sender, *self._boxes)
+        session = Session(outlet, self._boxes, check, self._tell_session, self._timers)
+        runners: list[gevent.Greenlet[..., object]] = [
+            gevent.spawn(publisher.run, stopping),
+            gevent.spawn(session.run, stopping),
+            gevent.spawn(self._look, check),
+        ]
+        gevent.joinall(runners)
+
+    def _tell_session(self, connected: bool, reason: str) -> None:
+        """Publish how the session stands, without waiting for Redis: the next look repeats it."""
+        self._session_told = (connected, reason, time.time())
+        gevent.spawn(self._save_session)
+
+    def _save_session(self) -> None:
+        if self._session_told is None:
+            return
+        connected, reason, since = self._session_told
+        try:
+            if not self._session_revision:
+                old = self._volatile.get(SESSION, TCS, 2.0)
+                self._session_revision = old.revision if old else 0
+            self._session_revision += 1
+            document = SessionDocument(
+                revision=self._session_revision, connected=connected, since=since, reason=reason
+            )
+            self._volatile.commit(Change().save(SESSION, TCS, document), 2.0)
+        except Temporary as error:
+            self._log.debug("the state of the telemetry session is not published: %s", error)
+
+    def _look(self, check: RuntimeCheck) -> None:
+        """Run the check of the container runtime at each heartbeat of the control plane; notice a new Redis."""
+        heartbeat, epoch = 0.0, ""
+        while not self._context.stopping.wait(LOOK_SECONDS):
+            try:
+                found = self._volatile.epoch(2.0)
+                if epoch and found != epoch:
+                    self._snapshots.announce_again()
+                    self._session_revision = 0
+                    self._save_session()
+                epoch = found
+                session = self._volatile.get(SESSION, ACS, 2.0)
+            except Temporary as error:
+                self._log.debug("Redis is not looked at: %s", error)
+                continue
+            beat = session.heartbeat_at if session else 0.0
+            if beat and beat != heartbeat:
+                heartbeat = beat
+                gevent.spawn(self._check, check)
+
+    def _check(self, check: RuntimeCheck) -> None:
+        try:
+            self._daemon.ping()
+        except Temporary as error:
+            self._log.warning("the container runtime does not answer: %s", error)
+            check.record(False, time.time())
+            return
+        check.record(True, time.time())

@@ -1,0 +1,108 @@
+"""The stats documents that the endpoint serves (spec 06 §14, §22 P13).
+
+After every round of samples the latest stats object of each container is rendered and all documents are written in one
+command to the volatile Redis. These writes are not announced in the feed: 40 announcements a second would cost the
+endpoint more than everything else it does, and it reads a document anew anyway when it is asked for one. Announced is
+what changes which containers are tracked: the first document of a task, containers that come and go, the end.
+
+Rendering and writing never delays sampling: a write that Redis does not take within WRITE_SECONDS is dropped, the next
+one has everything.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import gevent
+import redis
+
+from common.bus import Change, Store, encode
+from common.errors import Temporary
+from common.keys import STATS
+from common.model.agent import ContainerStats, TaskStats
+from common.stub import StubStore
+from services.telemetry.core.book import Book, TaskEntry, Watched
+from services.telemetry.core.dockerstats import Rates, render
+from services.telemetry.core.metrics import usable_rates
+from services.telemetry.sampler import Sampler
+
+log = logging.getLogger(__name__)
+
+WRITE_SECONDS = 0.8
+ANNOUNCE_SECONDS = 5.0
+
+
+class Snapshots:
+    """Writes the stats documents of all tasks of the book."""
+
+    def __init__(self, book: Book, sampler: Sampler, store: Store | StubStore) -> None:
+        self._book, self._sampler, self._store = book, sampler, store
+        self._announced: dict[str, tuple[str, ...]] = {}  # task ARN -> Docker ids of the last announced document
+        self._revision = time.time_ns() // 1_000_000  # above that of any earlier run
+        self._writing: gevent.Greenlet | None = None
+        self._stale_looked_for = False
+
+    def publish(self) -> None:
+        """Write everything now, in the background; skipped while the write before is under way."""
+        if self._writing is None or self._writing.dead:
+            self._writing = gevent.spawn(self._write)
+
+    def announce_again(self) -> None:
+        """The server lost its data: announce everything again."""
+        self._announced.clear()
+        self._stale_looked_for = False
+
+    def _write(self) -> None:
+        try:
+            if not self._stale_looked_for:
+                self._drop_stale()
+            self._announce()
+            self._refresh()
+        except (Temporary, redis.RedisError) as error:
+            log.debug("stats are not published: %s", error)
+
+    def _drop_stale(self) -> None:
+        change = Change()
+        for arn in self._store.all(STATS, WRITE_SECONDS):
+            if arn not in self._book.tasks:
+                change.delete(STATS, arn)
+        self._store.commit(change, WRITE_SECONDS)
+        self._stale_looked_for = True
+
+    def _announce(self) -> None:
+        tracked = {arn: tuple(c.docker_id for c in e.sampled) for arn, e in self._book.tasks.items() if e.sampled}
+        for arn, ids in tracked.items():
+            if self._announced.get(arn) != ids and arn in self._book.tasks:
+                self._revision += 1
+                document = self._document(self._book.tasks[arn])
+                self._store.commit(Change().save(STATS, arn, document), ANNOUNCE_SECONDS)
+                self._announced[arn] = ids
+        for arn in set(self._announced) - set(tracked):
+            self._store.commit(Change().delete(STATS, arn), ANNOUNCE_SECONDS)
+            del self._announced[arn]
+
+    def _refresh(self) -> None:
+        commands: list[tuple[Any, ...]] = []
+        for arn in self._announced:
+            entry = self._book.tasks.get(arn)
+            if entry is not None:
+                commands.append(("SET", STATS.key(arn), encode(STATS, self._document(entry))))
+        if commands:
+            self._store.commit(Change(commands=commands), WRITE_SECONDS)
+
+    def _document(self, entry: TaskEntry) -> TaskStats:
+        containers = tuple(
+            ContainerStats(docker_id=c.docker_id, name=c.name, rendered=self._rendered(entry, c)) for c in entry.sampled
+        )
+        return TaskStats(revision=self._revision, arn=entry.arn, containers=containers)
+
+    def _rendered(self, entry: TaskEntry, container: Watched) -> bytes:
+        source = self._sampler.sources.get(container.docker_id)
+        stats = source.latest() if source else None
+        if stats is None:
+            return b"null"
+        network = entry.network
+        rates = usable_rates(network.queue if network else container.queue)
+        return render(stats, network.interfaces if network else None, Rates(*rates) if rates else None)

@@ -1,0 +1,23 @@
+"""Runs the process `acs` with the timers that a test shortens.
+
+The timers of an ACS session are minutes and hours; ACS_TEST_TIMINGS holds a JSON object of those that a test changes.
+Everything else is the process as it is shipped.
+"""
+
+from gevent import monkey
+
+monkey.patch_all()
+
+import json
+import os
+import sys
+
+from common import process
+from services.acs import service, submission
+from services.acs.session import Timings
+
+values = json.loads(os.environ.pop("ACS_TEST_TIMINGS", "{}"))
+if "flush" in values:
+    submission.FLUSH_SECONDS = tuple(values.pop("flush"))
+service.TIMINGS = Timings(**values)
+sys.exit(process.run("acs", service.serve))

@@ -1,0 +1,137 @@
+"""Hosts of the tests' own: network namespaces with random names, removed afterwards.
+
+Nothing here touches the rules or settings of the machine: every command that changes a rule runs inside such a
+namespace. Without the privilege to make one the tests are skipped, unless ECS_TEST_NETNS=required says that the
+machine must have it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+class Namespace:
+    """One network namespace, as a host to run commands on."""
+
+    def __init__(self) -> None:
+        self.name = f"ecs-t-{secrets.token_hex(4)}"
+        self.children: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> Namespace:
+        subprocess.run(["ip", "netns", "add", self.name], check=True, capture_output=True, timeout=10)
+        self.run("ip", "link", "set", "lo", "up")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for child in self.children:
+            if child.poll() is None:
+                child.kill()
+            child.wait(10)
+        subprocess.run(["ip", "netns", "del", self.name], check=True, timeout=10)
+
+    def run(
+        self, *argv: str, check: bool = True, env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command in the namespace and wait for it."""
+        return subprocess.run(["ip", "netns", "exec", self.name, *argv], check=check, capture_output=True, text=True,
+                              timeout=30, env=env)
+
+    def spawn(self, *argv: str, **options: object) -> subprocess.Popen[bytes]:
+        """Start a command in the namespace; `ip` becomes it, so the pid is that of the command."""
+        child = subprocess.Popen(["ip", "netns", "exec", self.name, *argv], **options)  # type: ignore[call-overload]
+        self.children.append(child)
+        return child
+
+    def rules(self) -> list[str]:
+        """Every rule of both families, as iptables-save prints it, IPv6 ones marked."""
+        listed = [line for line in self.run("iptables-save").stdout.splitlines() if line.startswith("-A")]
+        return listed + [f"v6 {line}" for line in self.run("ip6tables-save").stdout.splitlines()
+                         if line.startswith("-A")]
+
+    def setting(self, key: str) -> str:
+        """The value of a key below /proc/sys."""
+        return self.run("cat", f"/proc/sys/{key}").stdout.strip()
+
+
+class Init:
+    """The process `init` in a namespace."""
+
+    def __init__(self, host: Namespace, run_dir: Path) -> None:
+        self.host = host
+        self.run_dir = run_dir
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def environment(self, **extra: str) -> dict[str, str]:
+        return {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "AWS_DEFAULT_REGION": "us-west-2",
+                "ECS_DATADIR": str(self.run_dir), "ECS_RUN_DIR": str(self.run_dir),
+                "DOCKER_HOST": f"unix://{self.run_dir}/no-docker.sock", **extra}
+
+    def start(self, **extra: str) -> Init:
+        """Start it; its output goes to <run dir>/init.out."""
+        with open(self.run_dir / "init.out", "ab") as out:
+            self.process = self.host.spawn(sys.executable, "-m", "services.init", env=self.environment(**extra),
+                                           stdout=out, stderr=out, cwd=str(self.run_dir))
+        return self
+
+    def terminate(self) -> int:
+        """SIGTERM; the exit status, which must come within 10 s."""
+        assert self.process is not None
+        self.process.terminate()
+        return self.process.wait(10)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(10)
+
+    def verb(self, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
+        """Run the command `ecs-init` on the same host."""
+        return self.host.run(sys.executable, "-m", "services.init.cli", *arguments, check=False,
+                             env=self.environment(**extra))
+
+    def log(self) -> str:
+        """What it has written so far."""
+        path = self.run_dir / "init.out"
+        return path.read_text() if path.exists() else ""
+
+
+@pytest.fixture
+def make_host() -> Iterator[Callable[[], Namespace]]:
+    """Make hosts; they are gone after the test."""
+    made: list[Namespace] = []
+
+    def make() -> Namespace:
+        try:
+            host = Namespace().__enter__()
+        except (OSError, subprocess.CalledProcessError) as error:
+            if os.environ.get("ECS_TEST_NETNS") == "required":
+                raise
+            pytest.skip(f"no network namespace can be made here: {error}")
+        made.append(host)
+        return host
+
+    yield make
+    for host in reversed(made):
+        host.__exit__()
+
+
+@pytest.fixture
+def host(make_host: Callable[[], Namespace]) -> Namespace:
+    """One host without rules."""
+    return make_host()
+
+
+@pytest.fixture
+def init(host: Namespace, run_dir: Path) -> Init:
+    """The process `init` on that host, not started."""
+    return Init(host, run_dir)

@@ -1,0 +1,91 @@
+"""Facts about the host, commands with deadlines, and when Docker is asked for its bridge."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from services.init import command, host
+from services.init.service import BridgeWatch
+
+command.prepare()  # the suite runs under gevent
+BRIDGE = {"com.docker.network.bridge.default_bridge": "true", "com.docker.network.bridge.name": "docker0"}
+
+
+@pytest.mark.parametrize(("networks", "name"), [
+    ([{"Options": BRIDGE}], "docker0"),
+    ([{"Options": None}, {"Options": {}}, {"Options": BRIDGE}], "docker0"),
+    ([{"Options": {**BRIDGE, "com.docker.network.bridge.default_bridge": "True"}}], None),
+    ([{"Options": {"com.docker.network.bridge.default_bridge": "true"}}], None),
+    ([{"Options": {**BRIDGE, "com.docker.network.bridge.name": ""}}], None),
+    ([], None), ({}, None), (None, None),
+])  # fmt: skip
+def test_the_bridge_is_the_first_that_calls_itself_default_and_has_a_name(networks, name):
+    """An empty name would make `-i ""` (trap 22); "true" must be exact (spec 09 §2 step 5)."""
+    assert host.default_bridge(networks) == name
+
+
+@pytest.mark.parametrize(("value", "path"), [
+    ("", "/var/run/docker.sock"), ("unix:///x.sock", "/x.sock"), ("tcp://h:1", "/var/run/docker.sock"),
+    ("invalid", "/var/run/docker.sock"),
+])  # fmt: skip
+def test_only_a_unix_docker_host_changes_the_socket(value, path):
+    """Case 50."""
+    assert host.docker_socket(value) == path
+
+
+def test_docker_is_asked_again_only_when_it_may_answer_differently(tmp_path):
+    """Until it answers with back-off, after its restart at once, otherwise every five minutes."""
+    now, asked, answers = [0.0], [], [OSError("not yet"), "docker0", "docker0", "br0", "br0"]
+    path = tmp_path / "docker.sock"
+
+    def ask(_path):
+        asked.append(now[0])
+        answer = answers.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    watch = BridgeWatch(str(path), lambda: now[0], ask)
+    assert watch.changed(None) == (False, None) and asked == []  # no socket: nothing to ask
+    path.touch()
+    assert watch.changed(None) == (False, None) and len(asked) == 1  # it does not answer
+    assert watch.changed(None) == (False, None) and len(asked) == 1  # back-off
+    now[0] = 2.0
+    assert watch.changed(None) == (True, "docker0")
+    now[0] = 200.0
+    assert watch.changed("docker0") == (False, "docker0") and len(asked) == 2
+    now[0] = 310.0
+    assert watch.changed("docker0") == (False, "docker0") and len(asked) == 3
+    path.unlink()
+    path.with_suffix(".new").touch()
+    path.with_suffix(".new").rename(path)
+    now[0] = 311.0
+    assert watch.changed("docker0") == (True, "br0") and len(asked) == 4
+
+
+def test_a_command_that_is_late_is_killed_and_named():
+    """A hung iptables must not hang the manager."""
+    began = time.monotonic()
+    with pytest.raises(command.CommandFailed, match=r"sleep 30 did not end within 0\.2 s and was killed"):
+        command.run((command.find("sleep"), "30"), 0.2)
+    assert time.monotonic() - began < 5
+
+
+def test_a_command_returns_its_status_and_what_it_printed():
+    """Texts go to the operator; decisions go by status."""
+    result = command.run((command.find("sh"), "-c", "echo out; echo '  why  ' >&2; exit 4"))
+    assert (result.status, result.out, result.complaint()) == (4, "out\n", "why")
+
+
+def test_many_quick_commands_all_end():
+    """Without `prepare` gevent loses the end of a first child that is quicker than its handler."""
+    true = command.find("true")
+    assert [command.run((true,), 5).status for _ in range(100)] == [0] * 100
+
+
+def test_a_command_that_cannot_be_run_says_so():
+    """The path is in the text."""
+    with pytest.raises(command.CommandFailed, match="/nowhere/iptables cannot be run"):
+        command.run(("/nowhere/iptables",))
