@@ -232,7 +232,7 @@ def _logging_drivers(s: Situation) -> Iterator[dict[str, str]]:
 
 
 def _plugins(s: Situation) -> Iterator[dict[str, str]]:
-    names: list[str] = [*s.host.legacy_plugins]
+    names: list[str] = []
     for plugin in s.docker.volume_plugins:
         name, _, tag = plugin.partition(":")
         names += [name] if tag == "latest" else []

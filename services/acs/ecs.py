@@ -20,9 +20,6 @@ from typing import Any
 
 import gevent
 import urllib3
-from botocore.exceptions import UnknownRegionError
-from botocore.loaders import Loader
-from botocore.regions import EndpointResolver
 
 from common.errors import AgentError, Temporary
 from common.wire import jsontext
@@ -221,6 +218,11 @@ def regional_endpoint(region: str, settings: Settings) -> str:
     """The public endpoint of ECS in `region`, from the partition rules that botocore ships."""
     if not region:
         raise Temporary("the region is not known: set AWS_DEFAULT_REGION")
+    # Only needed without a configured endpoint, and slow to import.
+    from botocore.exceptions import UnknownRegionError
+    from botocore.loaders import Loader
+    from botocore.regions import EndpointResolver
+
     resolver = EndpointResolver(Loader().load_data("endpoints"))
     try:
         partition = resolver.get_partition_for_region(region)

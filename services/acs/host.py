@@ -25,8 +25,6 @@ SERVICE_CONNECT_IMAGE = "/managed-agents/serviceconnect/ecs-service-connect-agen
 EBS_DRIVER_IMAGE = "/var/lib/ecs/deps/daemons/ebs-csi-driver/ebs-csi-driver.tar"
 GPU_FILE = "/var/lib/ecs/gpu/nvidia-gpu-info.json"
 INFERENCE_FLAGS = {"avx", "avx2", "sse4_1", "sse4_2"}
-PLUGIN_SOCKETS = "/run/docker/plugins"
-PLUGIN_SPECS = ("/etc/docker/plugins", "/usr/lib/docker/plugins")
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,6 @@ class HostFacts:
     ebs_driver: bool = False
     fault_injection: bool = False
     gpus: Gpus | None = None
-    legacy_plugins: tuple[str, ...] = ()
     architecture: str = ""
     cni_version: str | None = None  # of vpc-eni, None when it cannot be asked
 
@@ -63,7 +60,6 @@ def gather(ipv6_only: bool, gpu_support: bool, cni_directory: str) -> HostFacts:
         ebs_driver=os.path.exists(EBS_DRIVER_IMAGE),
         fault_injection=can_inject_faults(ipv6_only),
         gpus=gpus() if gpu_support else None,
-        legacy_plugins=tuple(legacy_plugins()),
         architecture=os.uname().machine,
         cni_version=cni_version(cni_directory) if cni_directory else None,
     )
@@ -116,24 +112,6 @@ def gpus(path: str = GPU_FILE) -> Gpus | None:
     except (OSError, ValueError, AttributeError, TypeError) as error:
         log.error("GPU support is on, but %s cannot be used: %s; the agent goes on without GPUs", path, error)
         return None
-
-
-def legacy_plugins(sockets: str = PLUGIN_SOCKETS, specs: Sequence[str] = PLUGIN_SPECS) -> Iterator[str]:
-    """Volume plugins that announce themselves by a file (docs.docker.com, Docker Plugin API)."""
-    yield from _plugin_files(sockets, (".sock",))
-    for folder in specs:
-        yield from _plugin_files(folder, (".spec", ".json"))
-
-
-def _plugin_files(folder: str, endings: tuple[str, ...]) -> Iterator[str]:
-    if not os.path.isdir(folder):
-        return
-    for entry in sorted(os.listdir(folder)):
-        name, ending = os.path.splitext(entry)
-        if ending in endings:
-            yield name
-        elif any(os.path.exists(f"{folder}/{entry}/{entry}{e}") for e in endings):
-            yield entry
 
 
 def can_inject_faults(ipv6_only: bool) -> bool:

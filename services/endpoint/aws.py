@@ -66,15 +66,28 @@ class Ecs:
 
         Raises EcsError when ECS refuses, NoAnswer at the deadline, and what botocore raises (BotoCoreError) otherwise.
         """
-        with gevent.Timeout(deadline_seconds, NoAnswer(f"no answer within {deadline_seconds:.1f} s")):
-            client = self._client(region, keys, agent_suffix)
-            seen: dict[str, Any] = {}
-            client.meta.events.register("before-parse.ecs", lambda response_dict, **_: seen.update(response_dict))
-            try:
-                answer: dict[str, Any] = getattr(client, operation)(**body)
-            except _client_error() as error:
-                raise _ecs_error(error, seen) from error
-            return answer
+        # The bare Timeout is no Exception: botocore would catch one and try again.
+        timeout = gevent.Timeout(deadline_seconds)
+        timeout.start()
+        try:
+            return self._call(operation, body, region, keys, agent_suffix)
+        except gevent.Timeout as error:
+            if error is not timeout:
+                raise
+            raise NoAnswer(f"no answer within {deadline_seconds:.1f} s") from None
+        finally:
+            timeout.close()
+
+    def _call(self, operation: str, body: Mapping[str, Any], region: str, keys: Keys | None,
+              agent_suffix: str) -> dict[str, Any]:  # fmt: skip
+        client = self._client(region, keys, agent_suffix)
+        seen: dict[str, Any] = {}
+        client.meta.events.register("before-parse.ecs", lambda response_dict, **_: seen.update(response_dict))
+        try:
+            answer: dict[str, Any] = getattr(client, operation)(**body)
+        except _client_error() as error:
+            raise _ecs_error(error, seen) from error
+        return answer
 
     def _client(self, region: str, keys: Keys | None, agent_suffix: str) -> Any:
         from botocore.config import Config

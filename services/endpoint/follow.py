@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T", bound=msgspec.Struct)
 
 LOOK_SECONDS = 0.2  # longest wait of one request for Redis
-LOOK_RATE, LOOK_BURST = 20.0, 40.0  # looks per second for things that are not in the view
+LOOK_RATE, LOOK_BURST = 200.0, 200.0  # looks per second for what is not in the view; one costs 0.3 ms
 LOOK_RECENT = 64  # entries of the feed to examine for a task that is not in the view yet
 REST_SECONDS = 1.0  # after Redis failed a request
 STATS_SECONDS = 0.5  # age from which stats are read again before they are served
@@ -57,6 +57,7 @@ class Follower:
         self.loaded = gevent.event.Event()
         self.lock = gevent.lock.BoundedSemaphore(1)
         self._epoch = ""
+        self._examined: bytes = b"-"  # newest entry of the feed that a look has seen
         self._greenlets: list[gevent.Greenlet] = []
 
     def start(self) -> None:
@@ -106,7 +107,7 @@ class Follower:
         with self.lock:
             epoch = self.store.epoch()
             carry = bool(self._epoch) and epoch != self._epoch
-            self._epoch = epoch
+            self._epoch, self._examined = epoch, b"-"
             for kind in self.kinds.values():
                 self._replace(kind, carry)
         if carry:
@@ -129,15 +130,17 @@ class Follower:
             self._refresh(kind.name, id_, LOOK_SECONDS)
 
     def look_at_recent(self, kind: Kind[Any]) -> None:
-        """Read the documents of `kind` that changed last. Raises Temporary."""
+        """Read the documents of `kind` that changed since the last look. Raises Temporary."""
 
         def newest(client: redis.Redis) -> Any:
-            return client.xrevrange(keys.FEED, count=LOOK_RECENT)
+            return client.xrevrange(keys.FEED, min=self._examined, count=LOOK_RECENT)
 
         with self.lock:
-            entries = self.store.call(newest, LOOK_SECONDS)
+            entries = [(id_, f) for id_, f in self.store.call(newest, LOOK_SECONDS) if id_ != self._examined]
             for id_ in dict.fromkeys(f[b"i"].decode() for _, f in entries if f.get(b"k") == kind.name.encode()):
                 self._refresh(kind.name, id_, LOOK_SECONDS)
+            if entries:
+                self._examined = entries[0][0]
 
 
 class Source:

@@ -14,7 +14,7 @@ NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
 PLAIN = re.compile(r'[^"\\\x00-\x1f]*')
 HEX4 = re.compile(r"[0-9A-Fa-f]{4}")
 ESCAPES = {'"': '"', "\\": "\\", "/": "/", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
-DEPTH = 500
+DEPTH = 100  # the deepest body that means anything has two levels
 KINDS = {bool: "bool", str: "string", list: "array"}
 
 

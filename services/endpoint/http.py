@@ -93,12 +93,12 @@ class Wire:
                 raise BodyError("unexpected EOF")
         return self.take(end + 1).rstrip(b"\r\n")
 
-    def head(self) -> str:
-        """The request line and the header lines; "" when the client closed the connection. Raises Malformed, Slow."""
+    def head(self) -> str | None:
+        """The request line and the header lines; None when the client closed the connection. Raises Malformed, Slow."""
         self.deadline = time.monotonic() + READ_SECONDS
         if not self.buffer:
             if not self.more():
-                return ""
+                return None
             self.deadline = time.monotonic() + READ_SECONDS
         searched = 0
         while True:
@@ -114,7 +114,7 @@ class Wire:
                 raise Malformed("431 Request Header Fields Too Large")
             searched = max(0, len(self.buffer) - 3)
             if not self.more():
-                return ""
+                return None
 
 
 class Body:
@@ -123,6 +123,7 @@ class Body:
     def __init__(self, wire: Wire, length: int, chunked: bool, expects: bool) -> None:
         self.wire, self.length, self.chunked, self.expects = wire, length, chunked, expects
         self.data: bytes | None = None
+        self.broken = False
 
     def read(self, _size: int = -1) -> bytes:
         """The whole body. Raises BodyError when it is broken or too long, Slow when it does not come in time."""
@@ -133,12 +134,15 @@ class Body:
     def _read(self, limit: int) -> bytes:
         if not self.chunked and not self.length:
             return b""
+        self.broken = True  # until it was read to its end
         if self.length > limit:
             raise BodyError("http: request body too large")
         if self.expects:
             self.expects = False
             self.wire.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-        return self._chunks(limit) if self.chunked else self.wire.take(self.length)
+        data = self._chunks(limit) if self.chunked else self.wire.take(self.length)
+        self.broken = False
+        return data
 
     def _chunks(self, limit: int) -> bytes:
         parts, total = [], 0
@@ -166,6 +170,8 @@ class Body:
         """Get an unread body out of the way; False when the connection cannot go on."""
         if self.data is not None:
             return True
+        if self.broken:
+            return False
         if self.expects and (self.length or self.chunked):
             return False  # the client waits for a 100 that it will not get
         try:
@@ -296,7 +302,7 @@ class Connection:
 
     def _serve_one(self) -> bool:
         head = self.wire.head()
-        if not head:
+        if head is None:
             return False
         started = time.monotonic()
         request = Request(head, self.wire, self.peer)

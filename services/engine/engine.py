@@ -9,16 +9,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import gevent
 import gevent.event
+from msgspec.structs import replace
 
 from common import keys
+from common.backoff import Backoff
 from common.bus import Bus, Entry
 from common.clock import Clock
 from common.config import Config
-from common.errors import Temporary
+from common.errors import AgentError, Temporary
 from common.logs import fields
 from common.model.agent import DockerFacts
 from common.model.messages import Command, CredentialsChanged, ImageRemoved, RunOrUpdateTask, StopVerified
@@ -26,7 +28,7 @@ from common.model.status import TaskStatus
 from common.model.task import Resource, Task
 from services.engine.admission import Admission, host_of
 from services.engine.core.decide import Admitted, CredentialsArrived, Desire, Happened, PullBegan
-from services.engine.core.effects import DockerEvent, Effect, Outcome, Resync
+from services.engine.core.effects import DockerEvent, Effect, Outcome, Resync, SetupError
 from services.engine.core.turn import Settings
 from services.engine.crew import Crew
 from services.engine.images import Images
@@ -36,14 +38,7 @@ from services.engine.worker import Letter, Poll, Republish, Shop, Stop, Worker
 log = logging.getLogger(__name__)
 
 EPOCH_CHECK_SECONDS = 5.0
-
-
-class Stopping(Protocol):
-    """The wish to stop (gevent.event.Event and threading.Event have it)."""
-
-    def is_set(self) -> bool: ...
-
-    def wait(self, timeout: float | None = None) -> object: ...
+SETUP_ATTEMPTS = 5
 
 
 class HandsLike(Protocol):
@@ -59,7 +54,9 @@ class HandsLike(Protocol):
 
     def facts(self) -> DockerFacts: ...
 
-    def wait_until_docker_answers(self, stopping: Stopping) -> object: ...
+    def refresh_facts(self) -> DockerFacts: ...
+
+    def wait_until_docker_answers(self, stopping: Any) -> object: ...
 
     def resources_for(self, task: Task, facts: DockerFacts, config: Config) -> Iterable[Resource]: ...
 
@@ -88,7 +85,7 @@ class Engine:
     ) -> None:
         self.bus, self.hands, self.facts, self.clock, self.stopping = bus, hands, facts, clock, stopping
         self.workers: dict[str, Worker] = {}
-        self.records, self.images = Records(bus), Images(bus, clock)
+        self.records, self.images = Records(bus, stopping), Images(bus, clock)
         self.admission = Admission(host_of(facts, config), self._admitted)
         self._by_docker_id: dict[str, tuple[str, str]] = {}
         self.stream_open = gevent.event.Event()
@@ -101,11 +98,28 @@ class Engine:
             clock=clock,
             settings=settings_of(config),
             limits_enabled=facts.task_limits_enabled,
-            resources_for=lambda task: hands.resources_for(task, self.facts, config),
+            resources_for=lambda task: self._resources_for(task, config),
             index=self._index,
             forget=self._forget,
             stopping=stopping,
         )
+
+    def _resources_for(self, task: Task, config: Config) -> Iterable[Resource]:
+        """The hands' answer; a Docker that is away for a moment must not cost the task."""
+        backoff = Backoff(0.5, 5.0, 2.0)
+        for attempt in range(1, SETUP_ATTEMPTS + 1):
+            try:
+                return self.hands.resources_for(task, self.facts, config)
+            except SetupError:
+                raise
+            except Temporary as error:
+                if attempt == SETUP_ATTEMPTS or self.stopping():
+                    raise SetupError(str(error)) from error
+                gevent.sleep(backoff.delay())
+            except Exception as error:
+                log.critical("the resources of the task cannot be told", exc_info=True)
+                raise SetupError(f"{type(error).__name__}: {error}") from error
+        raise SetupError("the resources of the task cannot be told")
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -224,8 +238,18 @@ class Engine:
             self.stream_open.set()  # the restore that follows inspects everything anyway
             return
         log.warning("Docker's event stream was interrupted; all containers are looked at")
+        gevent.spawn(self._refresh_facts)
         for worker in list(self.workers.values()):
             worker.put(Poll())
+
+    def _refresh_facts(self) -> None:
+        """Another Docker may be behind the socket now."""
+        try:
+            facts = replace(self.hands.refresh_facts(), revision=self.facts.revision)
+            if facts != self.facts:
+                self.facts = self.records.publish_facts(facts)
+        except AgentError as error:
+            log.warning("Docker's facts are not read again: %s", error)
 
     def _event(self, event: DockerEvent) -> None:
         found = self._by_docker_id.get(event.docker_id)

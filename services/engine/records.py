@@ -7,11 +7,14 @@ form of it. Every call waits for Redis as long as the process is not stopping (T
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 
+import redis
 from msgspec.structs import replace
 
 from common import keys
+from common.backoff import Backoff
 from common.bus import Bus, Change
 from common.errors import Temporary
 from common.model.agent import DockerFacts, Sent
@@ -26,8 +29,8 @@ GROUP = "engine"  # of the consumers of COMMANDS
 class Records:
     """The engine's side of the durable store."""
 
-    def __init__(self, bus: Bus) -> None:
-        self.bus = bus
+    def __init__(self, bus: Bus, stopping: Callable[[], bool]) -> None:
+        self.bus, self.stopping = bus, stopping
         self.in_flight: set[str] = set()  # commands that were taken and are not acknowledged yet
 
     def save(self, task: Task, events: Iterable[Event], acks: Iterable[str]) -> Task:
@@ -52,7 +55,17 @@ class Records:
 
     def _commit(self, change: Change, acks: tuple[str, ...]) -> None:
         change.acknowledge(keys.COMMANDS, GROUP, *acks)
-        self.bus.durable.commit(change)
+        backoff = Backoff(0.5, 10.0, 2.0)
+        while True:
+            try:
+                self.bus.durable.commit(change)
+                break
+            except redis.ResponseError as error:
+                # A full disk, mostly. Nothing may be lost, so the worker waits as it does for an absent Redis.
+                log.error("Redis refuses to save (%s); tried again until it does. Is the disk full?", error)
+                if self.stopping():
+                    raise Temporary(f"Redis refuses to save: {error}") from error
+                time.sleep(backoff.delay())
         self.in_flight.difference_update(acks)
 
     def tasks(self) -> dict[str, Task]:

@@ -121,13 +121,23 @@ class Worker:
 
     def _run(self) -> None:
         try:
-            self._begin() if self.is_new else self._restore()
+            self._take_up()
             while not self.ended:
                 self._round()
         except Temporary as error:
             log.info("the worker ends without saving: %s", error, **fields(task=self.task.arn))
         finally:
             self.ended = True
+
+    def _take_up(self) -> None:
+        try:
+            self._begin() if self.is_new else self._restore()
+        except Temporary:
+            raise
+        except Exception:
+            log.critical("the task could not be taken up as it should", exc_info=True)
+            log.error("the task goes on with what is known of it", **fields(task=self.task.arn))
+            self.put(Look())
 
     def _begin(self) -> None:
         decision = begin(self.task, self.shop.resources_for, self.shop.limits_enabled, self._around())
@@ -183,7 +193,8 @@ class Worker:
 
     def _collect(self) -> tuple[list[Letter], list[str]]:
         """What has arrived; waits for the first message or the next timer."""
-        letters, acks = [], []
+        letters: list[Letter] = []
+        acks: list[str] = []
         try:
             letter, ack = self._inbox.get(timeout=self._timeout())
             while True:
@@ -191,8 +202,7 @@ class Worker:
                 acks += [ack] if ack else []
                 letter, ack = self._inbox.get_nowait()
         except gevent.queue.Empty:
-            pass  # that is all there is
-        return letters, acks
+            return letters, acks
 
     def _timeout(self) -> float | None:
         times = [t for t in (self._save_at, self._wake_at, self._poll_at, self._cleanup_at) if t]
@@ -251,8 +261,9 @@ class Worker:
             self._perform(effect)
 
     def _save(self, events: Iterable[Event]) -> None:
-        acks, self._acks, self._save_at = self._acks, [], 0.0
+        acks = list(self._acks)
         self.task = self.shop.records.save(self.task, events, acks)
+        self._acks, self._save_at = self._acks[len(acks) :], 0.0
 
     def _log(self, reasons: Iterable[str]) -> None:
         """Each sentence once, as long as it stays true."""

@@ -1,7 +1,7 @@
 """A small control plane for tests: ECS JSON API, ACS WebSocket and instance metadata on one loopback port.
 
-It records what the agent sends and does what a test scripts: errors for API calls, refused handshakes, garbage, silence,
-resets. It speaks HTTP and WebSocket by hand (RFC 6455), because a test must be able to break both.
+It records what the agent sends and does what a test scripts: errors for API calls, refused handshakes, garbage,
+silence, resets. It speaks HTTP and WebSocket by hand (RFC 6455), because a test must be able to break both.
 """
 
 from __future__ import annotations

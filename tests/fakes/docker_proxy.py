@@ -30,7 +30,8 @@ class Rule:
 
     `times` limits how often. `delay` seconds pass before anything else; `hang` never answers; `status` answers by
     itself with `message`; `cut_after` bytes of Docker's answer the connection ends; `drop` ends it without an answer,
-    before the request reaches Docker, or after (`drop_after`), when Docker has done it. `body` answers 200 with this.
+    before the request reaches Docker, or after (`drop_after`), when Docker has done it. `body` answers 200 with this,
+    and with `hang` falls silent after it.
     """
 
     method: str = ".*"
@@ -169,6 +170,8 @@ class DockerProxy:
         if rule.delay:
             self._closing.wait(rule.delay)
         if rule.hang:
+            if rule.body is not None:
+                client.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n" + rule.body)
             self._hang(client)
         elif rule.status or rule.body is not None:
             client.sendall(_answer(rule))

@@ -143,6 +143,10 @@ class FakeHands:
         """What is known about the daemon."""
         return self._facts
 
+    def refresh_facts(self) -> DockerFacts:
+        """The same, read again."""
+        return self._facts
+
     def wait_until_docker_answers(self, stopping: gevent.event.Event) -> None:
         """Until it does, or the engine stops."""
         while not self.docker.answers and not stopping.is_set():

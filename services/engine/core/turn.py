@@ -18,7 +18,6 @@ from common.model.messages import Event
 from common.model.task import Container, Resource, Task
 from services.engine.core.effects import Action, Effect
 
-
 SAVED_FIRST = (Action.CREATE, Action.START, Action.PROVISION)  # what must be on disk before Docker is asked
 
 

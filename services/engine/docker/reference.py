@@ -38,7 +38,7 @@ def split(image: str) -> Parts:
     """The parts of a reference, as written. Text after the last ":" is a tag unless it contains "/"."""
     rest, _, digest = image.partition("@")
     head, colon, tail = rest.rpartition(":")
-    if colon and "/" not in tail:
+    if colon and tail and "/" not in tail:
         return Parts(head, tail, digest)
     return Parts(rest, "", digest)
 

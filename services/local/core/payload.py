@@ -95,7 +95,8 @@ def merged(container: Json, override: Json | None) -> Json:
     """The container definition with the environment, sizes and files of its override (not the command)."""
     if not override:
         return container
-    result = {**container, **{k: override[k] for k in ("cpu", "memory", "memoryReservation") if k in override}}
+    sizes: Json = {k: override[k] for k in ("cpu", "memory", "memoryReservation") if k in override}
+    result: Json = {**container, **sizes}
     environment: dict[str, str] = {}
     for entry in [*(container.get("environment") or []), *(override.get("environment") or [])]:
         environment[entry["name"]] = entry.get("value", "")

@@ -7,8 +7,10 @@ Ctrl-C, SIGTERM or a failure. Tasks of an earlier demonstration that was killed 
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -39,6 +41,7 @@ class Demo:
         self._settings, self._path, self._screen, self._command = settings, path, screen, command
         self._arns: list[str] = []
         self._shown: set[str] = set()
+        self._follower: Follower | None = None
         self._started = False
         self._note = settings.directory / "local" / "demo.json"
 
@@ -126,7 +129,7 @@ class Demo:
         self._arns = [t["taskArn"] for t in answer["tasks"]]
         self._note.write_text(json.dumps(self._arns))
         screen.line(f"Task {self._arns[0]}", "note")
-        follower = Follower(ecs, settings.cluster, self._arns, screen)
+        follower = self._follower = Follower(ecs, settings.cluster, self._arns, screen)
         if not follower.until(all_started, START_SECONDS):
             screen.line(f"The task has not started within {START_SECONDS:.0f} s.\n{tree.tail(settings)}", "bad")
             return 1
@@ -161,27 +164,25 @@ class Demo:
                 self._screen.line()
 
     def _hints(self, definition: Json) -> None:
-        settings, id_ = self._settings, api.short_id(self._arns[0])
-        bindings = [
-            f"  http://127.0.0.1:{p['hostPort']}/"
-            for c in definition["containerDefinitions"]
-            for p in c["portMappings"]
-            if p.get("hostPort") and p.get("protocol") == "tcp"
+        settings, id_, name = self._settings, api.short_id(self._arns[0]), _command()
+        pages = [
+            f"  http://127.0.0.1:{port['hostPort']}/"
+            for container in definition["containerDefinitions"]
+            for port in container["portMappings"]
+            if port.get("hostPort") and port.get("protocol") == "tcp"
         ]
-        for text, style in (
-            ("Look further, in another terminal:", "head"),
-            *((b, "plain") for b in bindings),
-            (
-                f"  aws ecs describe-tasks --endpoint-url {settings.endpoint} --region {settings.region} "
-                f"--cluster {settings.cluster} --tasks {self._arns[0]}",
-                "plain",
-            ),
-            (f"  curl http://127.0.0.1:{INTROSPECTION_PORT}/v1/tasks", "plain"),
-            (f"  ecs-local ps        ecs-local logs {id_} -f        ecs-local stop {id_}", "plain"),
-            (f"  log of the tree: {settings.log}", "plain"),
-            ("Ctrl-C stops the task and everything that was started.", "note"),
+        self._screen.line("Look further, in another terminal:", "head")
+        for line in (
+            *pages,
+            f"  aws ecs describe-tasks --endpoint-url {settings.endpoint} --region {settings.region} "
+            f"--cluster {settings.cluster} --tasks {self._arns[0]}",
+            f"  curl http://127.0.0.1:{INTROSPECTION_PORT}/v1/tasks",
+            f"  {name} ps",
+            f"  {name} logs {id_} -f",
+            f"  less {settings.log}",
         ):
-            self._screen.line(text, style)
+            self._screen.line(line)
+        self._screen.line("Ctrl-C stops the task and everything that was started.", "note")
 
     # -- after -------------------------------------------------------------------------------------------------------
 
@@ -199,9 +200,7 @@ class Demo:
         try:
             for arn in self._arns:
                 ecs.stop_task(cluster=self._settings.cluster, task=arn, reason="the demonstration ends")
-            if self._arns and not Follower(ecs, self._settings.cluster, self._arns, _Quiet()).until(
-                all_stopped, STOP_SECONDS
-            ):
+            if self._follower and not self._follower.until(all_stopped, STOP_SECONDS):
                 self._screen.line(
                     f"The task has not stopped within {STOP_SECONDS:.0f} s; its containers are removed.", "bad"
                 )
@@ -225,16 +224,14 @@ class Demo:
             self._screen.line("Everything that was started has ended.", "note")
 
 
-class _Quiet(Screen):
-    """Looks without a word: used while clearing away."""
-
-    def event(self, subject: str, text: str, status: str = "", at: float | None = None) -> None:
-        """Nothing."""
-
-
 def describe_failures(failures: list[Json]) -> str:
     """Placement failures for people."""
     return "; ".join(f"{f.get('reason')}{' (' + f['detail'] + ')' if f.get('detail') else ''}" for f in failures)
+
+
+def _command() -> str:
+    """How the user can call this program: by name when it is on PATH, else by its path."""
+    return "ecs-local" if shutil.which("ecs-local") else sys.argv[0]
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

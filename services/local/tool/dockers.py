@@ -60,11 +60,15 @@ def ensure_engine(log: Path) -> tuple[APIClient, subprocess.Popen[bytes] | None]
     with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as out:
         process = subprocess.Popen([dockerd], stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
     end = time.monotonic() + DOCKERD_SECONDS
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            return connect(), process
-        except Problem:
-            time.sleep(0.3)
+    try:
+        while time.monotonic() < end and process.poll() is None:
+            try:
+                return connect(), process
+            except Problem:
+                time.sleep(0.3)
+    except BaseException:  # Ctrl-C while waiting: what was started must not stay
+        stop_engine(process)
+        raise
     stop_engine(process)
     raise Problem(f"dockerd was started but does not answer; see {log}.")
 

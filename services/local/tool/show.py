@@ -26,7 +26,8 @@ class Screen:
     def line(self, text: str = "", style: str = "plain") -> None:
         """One line."""
         if self._console:
-            self._console.print(text, style=STYLES[style] or None, markup=False)
+            # soft_wrap: a long command must stay one line, so that it can be copied
+            self._console.print(text, style=STYLES[style] or None, markup=False, soft_wrap=True)
         else:
             print(text, file=self._out, flush=True)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 from services.telemetry.core.cgroup2 import pairs
 from services.telemetry.core.dockerstats import (
@@ -125,15 +126,20 @@ def cpu(files: tuple[bytes, ...], extra: Mapping[str, bytes], host: HostCpu) -> 
 
 
 def _memory(files: tuple[bytes, ...], extra: Mapping[str, bytes], memory_total: int) -> Memory:
-    found = pairs(files[2])
     most = int(extra["memory/memory.limit_in_bytes"] or 0)
     return Memory(
         usage=optional(int(files[1] or 0)),
         max_usage=optional(int(extra["memory/memory.max_usage_in_bytes"] or 0)),
-        stats=optional({name: found.get(name, 0) for name in SHOWN} if files[2] else {}),
+        stats=optional(_memory_stats(files[2])),
         failcnt=optional(int(extra["memory/memory.failcnt"] or 0)),
         limit=optional(min(most, memory_total or most)),
     )
+
+
+@lru_cache(256)  # the file of an idle container does not change
+def _memory_stats(text: bytes) -> dict[str, int]:
+    found = pairs(text)
+    return {name: found.get(name, 0) for name in SHOWN} if text else {}
 
 
 def _blocks(files: tuple[bytes, ...], extra: Mapping[str, bytes]) -> Block:
@@ -146,6 +152,7 @@ def _blocks(files: tuple[bytes, ...], extra: Mapping[str, bytes]) -> Block:
     return Block(**{name: _entries(text) for name, text in texts.items()})
 
 
+@lru_cache(256)
 def _entries(text: bytes) -> tuple[BlockEntry, ...]:
     return tuple(
         BlockEntry(int(major), int(minor), op.decode(), int(value))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 from services.telemetry.core.dockerstats import (
     Block,
@@ -110,16 +111,22 @@ def limit(text: bytes) -> int:
 
 
 def _memory(current: bytes, memory_stat: bytes, extra: Mapping[str, bytes], memory_total: int) -> Memory:
-    found = pairs(memory_stat)
     most = limit(extra["memory.max"])
     return Memory(
         usage=optional(int(current or 0)),
-        stats={name: found.get(name, 0) for name in MEMORY_KEYS} if memory_stat or current else optional({}),
+        stats=optional(_memory_stats(memory_stat)),
         failcnt=optional(pairs(extra["memory.events"]).get("oom", 0)),
         limit=optional(min(most, memory_total or most)),
     )
 
 
+@lru_cache(256)  # the file of an idle container does not change
+def _memory_stats(text: bytes) -> dict[str, int]:
+    found = pairs(text)
+    return {name: found.get(name, 0) for name in MEMORY_KEYS} if text else {}
+
+
+@lru_cache(256)
 def _block(io_stat: bytes) -> tuple[BlockEntry, ...] | None:
     entries: list[BlockEntry] = []
     for major, minor, read, written in _io.findall(io_stat):

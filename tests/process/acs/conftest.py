@@ -66,7 +66,7 @@ class AcsProcess:
 
     def start(self) -> AcsProcess:
         """Start it on what it left behind."""
-        script = str(Path(__file__).with_name("acs_under_test.py"))
+        script = str(Path(__file__).with_name("run_acs.py"))
         with open(self.log, "ab") as out:
             self.process = subprocess.Popen([sys.executable, script], env=self.env, stdout=out, stderr=out)
         return self

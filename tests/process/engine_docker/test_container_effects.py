@@ -113,7 +113,10 @@ def test_published_ports_come_back_in_docker_order(bench: Bench) -> None:
             "HostConfigError: Unable to decode given host config: invalid character 'o' looking for beginning of "
             "object key string",
         ),
-        ({"memory_mib": 2}, "CannotCreateContainerError: Error response from daemon: Minimum memory limit allowed is 6MB"),
+        (
+            {"memory_mib": 2},
+            "CannotCreateContainerError: Error response from daemon: Minimum memory limit allowed is 6MB",
+        ),
         ({"links": ("nobody",)}, "HostConfigError: Link target not available: nobody"),
         (
             {"docker_api_version": "1.99"},

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+_OWN_DIRECTORIES = "for path in /var/log /mnt /run; do mount -t tmpfs none $path || exit 99; done;"
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -29,6 +30,8 @@ class Namespace:
     def __enter__(self) -> Namespace:
         subprocess.run(["ip", "netns", "add", self.name], check=True, capture_output=True, timeout=10)
         self.run("ip", "link", "set", "lo", "up")
+        for scope in ("all", "default"):  # a new namespace inherits what an agent on the machine has set
+            self.run("sysctl", "-qw", f"net.ipv4.conf.{scope}.route_localnet=0")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -95,9 +98,12 @@ class Init:
         self.process.wait(10)
 
     def verb(self, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
-        """Run the command `ecs-init` on the same host."""
-        return self.host.run(sys.executable, "-m", "services.init.cli", *arguments, check=False,
-                             env=self.environment(**extra))
+        """Run the command `ecs-init` on the same host, over empty /var/log, /mnt and /run of its own.
+
+        `ip netns exec` gives each command a mount namespace, so the machine's directories are not written to.
+        """
+        return self.host.run("sh", "-c", f'{_OWN_DIRECTORIES} exec "$0" -m services.init.cli "$@"', sys.executable,
+                             *arguments, check=False, env=self.environment(**extra))
 
     def log(self) -> str:
         """What it has written so far."""

@@ -115,7 +115,7 @@ def test_the_demonstration_shows_everything_and_leaves_nothing(
     shows.append(show)
     show.wait_for("Ctrl-C stops the task")
     pid, arn = show.tree_pid(), show.task_arn()
-    assert len(containers(arn)) == 2
+    assert len(containers(arn)) == 2, (show.text(), containers(arn))
     show.process.send_signal(number)
     assert show.process.wait(60) == 0, show.text()
     text = show.text()

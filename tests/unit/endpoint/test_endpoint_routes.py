@@ -130,7 +130,7 @@ def test_the_61st_request_to_one_path_is_throttled_and_audited(world):
     assert world.audited() == '2026-06-01T10:00:00Z 429 172.17.0.3:41822 "/v4/x" "curl" - \n'
     assert world.get("/v4/y").status == 404
     assert world.get("/v4/x", peer=("172.17.0.4", "1")).status == 404
-    world.now += 0.025
+    world.now += 0.026
     assert world.get("/v4/x").status == 404 and world.get("/v4/x").status == 429
 
 

@@ -104,6 +104,8 @@ def test_start_becomes_the_agent_and_stop_ends_it(tmp_path):
                      f"open({str(tmp_path / 'up')!r}, 'w').write(os.environ['ECS_UPDATES_ENABLED'])\nsignal.pause()\n")
     agent.chmod(0o755)
     code = (f"import sys; sys.executable = {str(tmp_path / 'python')!r}\n"
+            "from services.init import initlog\n"
+            f"initlog.FILE = {str(tmp_path / 'log')!r}\n"
             "from services.init.cli import main; sys.exit(main(['start']))")
     process = subprocess.Popen([sys.executable, "-c", code], cwd=os.getcwd())
     try:

@@ -1,3 +1,4 @@
+# ruff: noqa: E402 -- the monkey patch comes before every other import
 """Runs the process `acs` with the timers that a test shortens.
 
 The timers of an ACS session are minutes and hours; ACS_TEST_TIMINGS holds a JSON object of those that a test changes.

@@ -1,0 +1,164 @@
+"""Volumes and cgroups for real: what the kernel and Docker have after create and cleanup."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+import pytest
+from msgspec.structs import replace
+
+from common.model.task import MountPoint, Secret, Task, Volume
+from services.engine.core.effects import Action, Effect, Outcome, SetupError
+from services.engine.docker.hands import Hands
+from services.engine.resources import cgroup
+from tests.fakes.docker_proxy import DockerProxy, Rule
+from tests.process.engine_docker.conftest import Bench, docker
+
+pytestmark = pytest.mark.docker
+
+needs_v1 = pytest.mark.skipif(
+    cgroup.is_unified("/sys/fs/cgroup") or os.geteuid() != 0, reason="needs cgroup v1 and root"
+)
+
+
+def prepared(hands: Hands, task: Task) -> Task:
+    """The task with its resources, as the engine's set-up leaves it."""
+    facts = hands.facts()
+    found = hands.resources_for(task, facts)
+    return replace(task, resources=found, limits_enabled=facts.task_limits_enabled)
+
+
+def resource(hands: Hands, action: Action, task: Task, name: str) -> Outcome:
+    """Perform an effect on a resource."""
+    return hands.perform(task, Effect(action=action, target=name))
+
+
+def test_an_empty_host_volume_is_one_docker_volume_for_all_who_mount_it(bench: Bench) -> None:
+    """One resource per volume (W10), one random name in all binds, gone after cleanup."""
+    hands = bench.hands()
+    mount = MountPoint(source_volume="shared", container_path="/s")
+    reader = MountPoint(source_volume="shared", container_path="/s", read_only=True)
+    task = bench.task(
+        bench.container("a", mount_points=(mount,)),
+        bench.container("b", mount_points=(reader,)),
+        volumes=(Volume(name="shared"),),
+    )
+    task = prepared(hands, task)
+    assert [r.name for r in task.resources] == ["shared"]
+    name = task.resources[0].detail["docker_name"]
+    assert resource(hands, Action.CREATE_RESOURCE, task, "shared").error is None
+    assert resource(hands, Action.CREATE_RESOURCE, task, "shared").error is None  # again after a crash
+    task = bench.created(hands, bench.created(hands, task, "a"), "b")
+    binds = [docker("inspect", "-f", "{{.HostConfig.Binds}}", c.docker_id) for c in task.containers]
+    assert binds == [f"[{name}:/s]", f"[{name}:/s:ro]"]
+    busy = resource(hands, Action.REMOVE_RESOURCE, task, "shared")
+    assert busy.error is not None and "volume is in use" in busy.error.text
+    for container in task.containers:
+        bench.do(hands, Action.REMOVE, task, container.name)
+    assert resource(hands, Action.REMOVE_RESOURCE, task, "shared").error is None
+    assert resource(hands, Action.REMOVE_RESOURCE, task, "shared").error is None
+    assert name not in docker("volume", "ls", "-q").split()
+
+
+def test_a_shared_volume_that_is_missing_refuses_the_task(bench: Bench) -> None:
+    """Conformance case 81: Docker's own words inside the cause."""
+    name = f"{bench.prefix}-missing"
+    volume = Volume(name=name, type="docker", configuration={"scope": "shared", "autoprovision": False})
+    with pytest.raises(SetupError) as caught:
+        bench.hands().resources_for(bench.task(bench.container(), volumes=(volume,)))
+    assert str(caught.value) == (
+        f"initialize volume: volume detection failed, volume '{name}' does not exist and autoprovision is set to "
+        f"false: Error response from daemon: get {name}: no such volume"
+    )
+
+
+def test_an_autoprovisioned_shared_volume_stays_and_must_match_when_told_so(bench: Bench) -> None:
+    """Made once under its own name, kept by cleanup, compared only with ECS_SHARED_VOLUME_MATCH_FULL_CONFIG."""
+    name = f"{bench.prefix}-auto"
+    configuration = {"scope": "shared", "autoprovision": True, "driver": "local", "labels": {"b": "2", "a": "1"}}
+    mount = MountPoint(source_volume=name, container_path="/v")
+    task = bench.task(
+        bench.container(mount_points=(mount,)), volumes=(Volume(name=name, type="docker", configuration=configuration),)
+    )
+    hands = bench.hands()
+    first = prepared(hands, task)
+    assert resource(hands, Action.CREATE_RESOURCE, first, name).error is None
+    assert resource(hands, Action.REMOVE_RESOURCE, first, name).error is None
+    assert name in docker("volume", "ls", "-q").split()
+    assert prepared(hands, task).resources == ()
+    other = {**configuration, "labels": {"c": "3"}}
+    changed = replace(task, volumes=(Volume(name=name, type="docker", configuration=other),))
+    assert prepared(hands, changed).resources == ()
+    with pytest.raises(SetupError) as caught:
+        bench.hands(match_shared_volumes=True).resources_for(changed)
+    assert str(caught.value) == (
+        "intialize volume: non-autoprovisioned volume does not match existing volume labels: "
+        "existing: map[a:1 b:2], expected: map[c:3]"
+    )
+    task = bench.created(hands, task)
+    assert docker("inspect", "-f", "{{.HostConfig.Binds}}", task.containers[0].docker_id) == f"[{name}:/v]"
+
+
+def test_a_volume_that_docker_refuses_is_the_reason_of_the_task(bench: Bench) -> None:
+    """The resource's reason is Docker's message (spec 05 §3.4)."""
+    volume = Volume(name="v", type="docker", configuration={"scope": "task", "driver": "no-such-driver"})
+    hands = bench.hands()
+    task = prepared(hands, bench.task(bench.container(), volumes=(volume,)))
+    outcome = resource(hands, Action.CREATE_RESOURCE, task, "v")
+    assert outcome.reason.startswith("Error response from daemon: ") and "no-such-driver" in outcome.reason
+
+
+def test_a_hanging_volume_inspect_ends_with_its_time_out(bench: Bench, proxy: DockerProxy) -> None:
+    """Only for autoprovisioned volumes is the time-out itself the cause (spec 03 §3.7)."""
+    from services.engine.docker.volumes import DockerVolumeCalls
+    from services.engine.resources.kind import VolumeFailed
+
+    hands = bench.hands(proxy.address)
+    proxy.add(Rule("GET", "/volumes/", hang=True))
+    with pytest.raises(VolumeFailed) as caught:
+        DockerVolumeCalls(hands.api, 0.3).inspect("any")
+    assert caught.value.timed_out
+    assert str(caught.value).endswith("Could not transition to inspecting volume; timed out after waiting 300ms")
+
+
+def test_a_task_never_runs_without_its_secrets(bench: Bench) -> None:
+    """A kind that this agent lacks refuses the task, in words."""
+    secret = Secret(name="S", value_from="/p", provider="ssm", type="ENVIRONMENT_VARIABLE")
+    with pytest.raises(SetupError, match="secrets from SSM Parameter Store, which this agent does not support"):
+        bench.hands().resources_for(bench.task(bench.container(secrets=(secret,))))
+
+
+@needs_v1
+def test_the_task_cgroup_has_the_limits_and_holds_the_containers(bench: Bench) -> None:
+    """Conformance case 82 on cgroup v1, up to the removal of the directories."""
+    hands = bench.hands(limits=None, pids_limit=200)
+    assert hands.facts().task_limits_enabled
+    task = bench.task(bench.container(cpu_shares=128), cpu=0.5, memory_mib=256)
+    task = prepared(hands, task)
+    assert resource(hands, Action.CREATE_RESOURCE, task, "cgroup").error is None
+    assert resource(hands, Action.CREATE_RESOURCE, task, "cgroup").error is None
+    try:
+        values = {
+            "cpu/{}/cpu.cfs_quota_us": "50000",
+            "cpu/{}/cpu.cfs_period_us": "100000",
+            "cpu/{}/cpu.shares": "1024",
+            "memory/{}/memory.limit_in_bytes": "268435456",
+            "memory/{}/memory.use_hierarchy": "1",
+            "pids/{}/pids.max": "200",
+        }
+        for path, value in values.items():
+            with open(os.path.join("/sys/fs/cgroup", path.format(f"ecs/{task.id}"))) as file:
+                assert file.read().strip() == value, path
+        task = bench.started(hands, task)
+        shown = docker("inspect", "-f", "{{.HostConfig.CgroupParent}} {{.State.Pid}}", task.containers[0].docker_id)
+        parent, pid = shown.split()
+        assert parent == f"/ecs/{task.id}"
+        membership = subprocess.run(["cat", f"/proc/{pid}/cgroup"], capture_output=True, text=True, check=True).stdout
+        assert f":/ecs/{task.id}/" in membership
+        bench.do(hands, Action.STOP, task)
+        bench.do(hands, Action.REMOVE, task)
+    finally:
+        assert resource(hands, Action.REMOVE_RESOURCE, task, "cgroup").error is None
+    assert not os.path.exists(f"/sys/fs/cgroup/cpu/ecs/{task.id}")
+    assert resource(hands, Action.REMOVE_RESOURCE, task, "cgroup").error is None

@@ -1,0 +1,260 @@
+"""What failures do to container and task, row by row (spec 03 §2.6, §8.7 and the conformance cases)."""
+
+import pytest
+
+from common.errors import NamedError
+from common.model.status import ContainerStatus as C
+from common.model.status import TaskStatus as T
+from common.model.task import Container, Dependency, RegistryAuth, Resource
+from services.engine.core.effects import Action, Observation, Outcome
+
+TIMEOUT = "DockerTimeoutError: Could not transition to started; timed out after waiting 3m0s"
+
+
+def test_a_failed_pull_stops_the_task_when_cached_images_are_not_used(brain):
+    """Conformance case 8: also for a non-essential container; task reason empty, no exit code."""
+    extra = Container(name="extra", image="busybox")
+    it = brain(Container(name="app", image="busybox", essential=True), extra, behavior="always")
+    it.ends(Action.RESOLVE_MANIFEST, "extra")
+    it.ends(Action.PULL, "extra", error="CannotPullContainerError: X")
+    it.stop()
+    (report,) = it.container_reports("extra")
+    assert (report.status, report.exit_code, report.reason) == (C.STOPPED, None, "CannotPullContainerError: X")
+    assert it.reports() == [("STOPPED", "")]
+
+
+def test_the_first_error_is_the_one_that_is_reported(brain, seen):
+    """Conformance case 9: a container that runs from the cache carries the manifest error, not the pull error."""
+    it = brain()
+    it.ends(Action.RESOLVE_MANIFEST, error="CannotPullImageManifestError: M")
+    it.ends(Action.PULL, error="CannotPullContainerError: P")
+    it.ends(Action.CREATE, observation=Observation(docker_id="d"))
+    it.ends(Action.START, observation=seen.running())
+    (report,) = it.container_reports()
+    assert (report.status, report.reason) == (C.RUNNING, "CannotPullImageManifestError: M")
+
+
+@pytest.mark.parametrize(
+    ("error", "stops"),
+    [
+        (TIMEOUT, True),
+        ("CannotInspectContainerError: x", True),
+        ("CannotStartContainerError: unexpected EOF", True),
+        ("CannotStartContainerError: Error response from daemon: executable file not found in $PATH: unknown", False),
+    ],
+)
+def test_a_failed_start_is_stopped_only_if_the_process_may_run(brain, error, stops):
+    """Conformance cases 10, 11, 12: known stays CREATED on the way, the report has no exit code."""
+    it = brain()
+    it.ends(Action.RESOLVE_MANIFEST)
+    it.ends(Action.PULL)
+    it.ends(Action.CREATE, observation=Observation(docker_id="d"))
+    effects = it.ends(Action.START, error=error)
+    assert [e.action for e in effects] == ([Action.STOP] if stops else [])
+    (report,) = it.container_reports()
+    assert (report.status, report.runtime_id, report.exit_code, report.reason) == (C.STOPPED, "d", None, error)
+    assert it.reports() == [("STOPPED", "")]
+
+
+def test_a_failed_create_stops_the_container_without_runtime_id(brain):
+    """Conformance case 72: known stays PULLED on the way, RUNNING is never reported."""
+    it = brain()
+    it.ends(Action.RESOLVE_MANIFEST)
+    it.ends(Action.PULL)
+    it.ends(Action.CREATE, error="HostConfigError: Unable to decode given host config: x")
+    (report,) = it.container_reports()
+    assert (report.status, report.runtime_id, report.exit_code) == (C.STOPPED, "", None)
+    assert it.task.execution_stopped_at == it.now
+
+
+def test_a_stop_that_fails_for_good_counts_when_docker_answers(brain):
+    """Conformance case 13."""
+    it = brain()
+    it.run()
+    it.stop()
+    it.ends(Action.STOP, error="CannotStopContainerError: permission denied")
+    assert it.container_reports()[-1].reason == "CannotStopContainerError: permission denied"
+    assert it.reports()[-1] == ("STOPPED", "")
+
+
+def test_a_stop_that_fails_without_docker_is_tried_again(brain):
+    """Conformance case 14: known RUNNING, desired STOPPED, another round of stop follows."""
+    it = brain()
+    it.run()
+    it.stop()
+    effects = it.ends(Action.STOP, error="CannotStopContainerError: x", docker_answers=False)
+    assert [e.action for e in effects] == [Action.STOP]
+    assert (it.container().known, it.container().desired) == (C.RUNNING, C.STOPPED)
+
+
+def test_a_stopped_container_that_runs_again_is_stopped_once(brain, seen):
+    """Conformance case 15: exactly one stop call for the task's whole life."""
+    it = brain(Container(name="app", image="i"), Container(name="b", image="i", essential=True))
+    it.run("app", "b")
+    it.event("die", seen=seen.exited(0))
+    assert [e.action for e in it.event("start", seen=seen.running())] == [Action.STOP]
+    assert it.event("start", seen=seen.running()) == []
+
+
+def test_an_exit_without_inspect_takes_the_code_of_the_event(brain):
+    """Conformance case 16."""
+    it = brain()
+    it.run()
+    text = "Could not transition to inspecting; timed out after waiting 30s"
+    it.event("die", exit_code=42, error=NamedError("CannotInspectContainerError", text))
+    report = it.container_reports()[-1]
+    assert (report.exit_code, report.reason) == (42, f"CannotInspectContainerError: {text}")
+
+
+def test_a_container_removed_from_outside_has_no_reason(brain):
+    """Conformance case 79: the inspect answers 404, which is no error of the container."""
+    it = brain()
+    it.run()
+    it.event("die", exit_code=137, error=NamedError("CannotInspectContainerError", "No such container"), gone=True)
+    report = it.container_reports()[-1]
+    assert (report.exit_code, report.reason) == (137, "")
+
+
+@pytest.mark.parametrize("action", ["oom", "restart", "exec_start: /bin/sh", "attach"])
+def test_events_without_meaning_change_nothing(brain, action):
+    """Conformance cases 18 and 20."""
+    it = brain()
+    it.run()
+    before = it.task
+    it.event(action)
+    assert it.task == before
+
+
+def test_out_of_memory_is_the_reason_of_the_exit(brain, seen):
+    """Conformance case 19."""
+    it = brain()
+    it.run()
+    error = NamedError("OutOfMemoryError", "Container killed due to memory usage")
+    it.event("die", seen=seen.exited(137, error=error), error=error)
+    report = it.container_reports()[-1]
+    assert (report.exit_code, report.reason) == (137, "OutOfMemoryError: Container killed due to memory usage")
+
+
+def test_a_start_event_before_the_call_returns_is_enough(brain, seen):
+    """The call's result then only adds what it knows; an error in it is lost."""
+    it = brain()
+    it.ends(Action.RESOLVE_MANIFEST)
+    it.ends(Action.PULL)
+    it.ends(Action.CREATE, observation=Observation(docker_id="d"))
+    it.event("start", seen=seen.running())
+    assert it.reports() == [("RUNNING", "")]
+    it.ends(Action.START, error=TIMEOUT, observation=seen.running())
+    assert it.reports() == [("RUNNING", "")]
+    assert it.container().error is None
+
+
+def test_a_container_that_ran_unseen_is_announced_as_running_first(brain, seen):
+    """The start event was lost with the stream; the poll finds the exit."""
+    it = brain()
+    it.ends(Action.RESOLVE_MANIFEST)
+    it.ends(Action.PULL)
+    it.ends(Action.CREATE, observation=Observation(docker_id="d"))
+    it.event("die", seen=seen.exited(4))
+    assert [(r.status, r.exit_code) for r in it.container_reports()] == [(C.RUNNING, 4), (C.STOPPED, 4)]
+    assert it.reports() == [("RUNNING", ""), ("STOPPED", "")]
+
+
+def test_a_stop_during_the_start_waits_for_its_result(brain, seen):
+    """Conformance case 3: no transition until the start call returns, then one stop call."""
+    it = brain()
+    it.ends(Action.RESOLVE_MANIFEST)
+    it.ends(Action.PULL)
+    it.ends(Action.CREATE, observation=Observation(docker_id="d"))
+    assert it.stop() == []
+    assert it.container().known == C.CREATED
+    assert [e.action for e in it.ends(Action.START, observation=seen.running())] == [Action.STOP]
+
+
+def test_a_stop_during_the_create_keeps_the_late_id(brain):
+    """The container is STOPPED at once; without the id of the late result it could never be removed."""
+    it = brain()
+    it.ends(Action.RESOLVE_MANIFEST)
+    it.ends(Action.PULL)
+    it.stop()
+    assert it.reports() == [("STOPPED", "")]
+    it.ends(Action.CREATE, observation=Observation(docker_id="late", status=C.CREATED))
+    assert it.container().docker_id == "late"
+    assert it.container().known == C.STOPPED
+
+
+def test_a_dependency_that_failed_stops_its_dependent_with_143(brain, seen):
+    """Conformance case 69."""
+    init = Container(name="init", image="img")
+    app = Container(
+        name="app", image="img", essential=True, depends_on=(Dependency(container_name="init", condition="SUCCESS"),)
+    )
+    it = brain(init, app)
+    it.ends(Action.RESOLVE_MANIFEST, "app")
+    it.run("init")
+    it.event("die", "init", seen=seen.exited(1))
+    (report,) = it.container_reports("app")
+    assert (report.status, report.exit_code, report.runtime_id) == (C.STOPPED, 143, "")
+    assert report.reason == (
+        "CannotStartContainerError: dependency graph: failed to resolve container ordering dependency "
+        "[init(img) (STOPPED->RUNNING) - Exit: 1] for target [app(img) (MANIFEST_PULLED->RUNNING)] as dependency did "
+        "not exit successfully."
+    )
+    assert it.reports() == [("STOPPED", "")]
+    assert it.task.execution_stopped_at
+
+
+def test_a_dependent_starts_the_moment_its_condition_is_met(brain, seen):
+    """No blocked poll: the event itself is looked at."""
+    init = Container(name="init", image="img")
+    app = Container(
+        name="app", image="img", essential=True, depends_on=(Dependency(container_name="init", condition="COMPLETE"),)
+    )
+    it = brain(init, app)
+    it.ends(Action.RESOLVE_MANIFEST, "app")
+    it.run("init")
+    assert [e.action for e in it.event("die", "init", seen=seen.exited(0))] == [Action.PULL]
+
+
+def test_a_resource_that_fails_gives_the_task_its_reason(brain):
+    """Conformance cases 65 and 90."""
+    needs = Resource(kind="dockerVolume", name="vol")
+    it = brain(resources=(needs,))
+    error = NamedError("VolumeError", "error while mounting volume")
+    effect = next(e for e in it.effects if e.action is Action.CREATE_RESOURCE)
+    from services.engine.core.decide import Finished
+
+    it.send(Finished(effect, Outcome(action=effect.action, target="vol", error=error, reason=error.text)))
+    assert it.reports() == [("STOPPED", "Error while mounting volume")]
+    assert [r.reason for r in it.container_reports()] == [""]
+
+
+def test_missing_credentials_are_waited_for(brain):
+    """Conformance case 61: nothing is reported, a look is due in a minute, and their arrival moves the task."""
+    auth = RegistryAuth(type="ecr", use_execution_role=True)
+    app = Container(name="app", image="img", essential=True, registry_auth=auth)
+    it = brain(app, execution_credentials_id="e1")
+    assert (it.effects, it.events, it.wake_at) == ([], [], it.now + 60)
+    it.credentials = frozenset({"e1"})
+    assert [e.action for e in it.send()] == [Action.RESOLVE_MANIFEST]
+
+
+def test_a_task_without_containers_waits_for_its_stop(brain, make_task, altered):
+    """Conformance case 86 and W18: parked, then STOPPED with the reference's reason."""
+    it = brain()
+    it.task, it.events, it.effects = altered(it.task, containers=()), [], []
+    it.send()
+    assert (it.events, it.effects, it.wake_at) == ([], [], 0.0)
+    it.stop()
+    assert it.reports() == [("STOPPED", "TaskStateError: Agent could not progress task's state to stopped")]
+
+
+def test_a_desired_status_never_falls(brain):
+    """Conformance cases 63 and 64."""
+    from services.engine.core.decide import Desire
+
+    it = brain()
+    it.stop()
+    before = it.task
+    it.send(Desire(T.RUNNING))
+    it.stop()
+    assert it.task == before

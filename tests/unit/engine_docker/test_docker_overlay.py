@@ -1,0 +1,126 @@
+"""The overlay of the task definition's Docker JSON: Go's decoding rules, by example and by property."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.engine.docker.overlay import CONFIG, HOST_CONFIG, BadOverlay, compact, overlay
+
+FITTING = {
+    "text": st.text(max_size=5),
+    "number": st.integers(-5, 5),
+    "switch": st.booleans(),
+    "list": st.lists(st.text(max_size=3), max_size=3),
+    "words": st.lists(st.text(max_size=3), max_size=3),
+    "map": st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=3),
+    "optional": st.integers(0, 5),
+}
+
+
+def _documents(schema: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    members = {
+        name: (FITTING[kind] if isinstance(kind, str) else _documents(kind)) | st.none()
+        for name, kind in schema.items()
+    }
+    return st.fixed_dictionaries({}, optional=members)
+
+
+def _recased(document: Any, upper: bool) -> Any:
+    """The same document with other letter case in the keys of the structure (not of maps)."""
+    return {(k.upper() if upper else k.lower()): v for k, v in document.items()}
+
+
+def lay(base: dict[str, Any], document: Any, schema: dict[str, Any] = HOST_CONFIG) -> dict[str, Any]:
+    return overlay(base, json.dumps(document), schema, "HostConfig")
+
+
+def test_present_members_replace_scalars_and_lists_and_join_maps() -> None:
+    """The base is the agent's; the task definition wins, key by key in maps."""
+    base = {"Memory": 1, "Binds": ["a:b"], "PortBindings": {"80/tcp": [1]}, "CpuShares": 2}
+    found = lay(base, {"memory": 5, "BINDS": ["c:d"], "PortBindings": {"81/tcp": [2]}, "Unknown": 1})
+    assert found == {
+        "Memory": 5, "Binds": ["c:d"], "PortBindings": {"80/tcp": [1], "81/tcp": [2]}, "CpuShares": 2,
+    }  # fmt: skip
+
+
+def test_null_clears_lists_and_maps_but_not_numbers() -> None:
+    """As Go's decoder treats null: nil for what can be nil, nothing for what cannot."""
+    base = {"Memory": 1, "Binds": ["a:b"], "PortBindings": {"80/tcp": []}, "Init": True, "IpcMode": "host"}
+    found = lay(base, dict.fromkeys(base))
+    assert found == {"Memory": 1, "IpcMode": "host"}
+
+
+def test_structures_inside_are_merged_in_any_case() -> None:
+    """LogConfig arrives with keys of any case and is read by exact names afterwards."""
+    found = lay({"LogConfig": {"Type": "json-file"}}, {"logconfig": {"CONFIG": {"Max-Size": "1m"}}})
+    assert found == {"LogConfig": {"Type": "json-file", "Config": {"Max-Size": "1m"}}}
+
+
+def test_a_command_may_be_one_word() -> None:
+    """Docker's word lists accept a single text."""
+    assert overlay({}, '{"Cmd":"top","Entrypoint":["a"]}', CONFIG, "Config") == {"Cmd": ["top"], "Entrypoint": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("{oops", "invalid character 'o' looking for beginning of object key string"),
+        ("", None),
+        ("null", None),
+        ("{", "unexpected end of JSON input"),
+        ('{"Memory":', "unexpected end of JSON input"),
+        ("[]", "json: cannot unmarshal array into Go value of type container.HostConfig"),
+        ('{"Memory":"1"}', "json: cannot unmarshal string into Go struct field HostConfig.Memory of type int64"),
+        ('{"Binds":{}}', "json: cannot unmarshal object into Go struct field HostConfig.Binds of type []string"),
+        ('{"Privileged":1}', "json: cannot unmarshal number into Go struct field HostConfig.Privileged of type bool"),
+        ('{"Memory":1}x', "invalid character 'x' after top-level value"),
+        ('{"Memory" 1}', "invalid character '1' after object key"),
+        ('{"Memory":1 "A":2}', "invalid character '\"' after object key:value pair"),
+        ('{"Binds":["a" "b"]}', "invalid character '\"' after array element"),
+    ],
+)
+def test_broken_json_reads_like_the_reference(text: str, error: str | None) -> None:
+    """The text behind "Unable to decode given host config: "."""
+    if error is None:
+        assert overlay({"Memory": 1}, text, HOST_CONFIG, "HostConfig") == {"Memory": 1}
+        return
+    with pytest.raises(BadOverlay) as caught:
+        overlay({}, text, HOST_CONFIG, "HostConfig")
+    assert str(caught.value) == error
+
+
+@given(_documents(HOST_CONFIG), _documents(HOST_CONFIG), st.booleans())
+def test_the_case_of_member_names_never_matters(base: Any, document: Any, upper: bool) -> None:
+    """Whatever is laid over whatever."""
+    start = lay({}, base)
+    assert lay(start, document) == lay(start, _recased(document, upper))
+
+
+@given(_documents(CONFIG), _documents(CONFIG))
+def test_laying_the_same_over_it_again_changes_nothing(base: Any, document: Any) -> None:
+    """Idempotent; and the base is never changed in place."""
+    start = overlay({}, json.dumps(base), CONFIG, "Config")
+    copy = json.loads(json.dumps(start))
+    once = overlay(start, json.dumps(document), CONFIG, "Config")
+    assert overlay(once, json.dumps(document), CONFIG, "Config") == once
+    assert start == copy
+
+
+@given(_documents(HOST_CONFIG))
+def test_only_known_members_survive_and_compact_keeps_meaning(document: Any) -> None:
+    """Unknown members never reach Docker; zero values are left out, optional ones with a value stay."""
+    found = lay({}, {**document, "NoSuchMember": 1})
+    assert set(found) <= set(HOST_CONFIG)
+    small = compact(found, HOST_CONFIG)
+    assert {k: v for k, v in found.items() if HOST_CONFIG[k] == "optional" and v is not None}.items() <= small.items()
+    assert compact(small, HOST_CONFIG) == small
+
+
+def test_an_explicit_empty_entry_point_is_kept() -> None:
+    """It takes the image's entry point away; an absent one does not."""
+    assert compact({"Entrypoint": [], "Env": [], "Tty": False}, CONFIG) == {"Entrypoint": []}

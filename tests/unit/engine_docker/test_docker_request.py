@@ -1,0 +1,415 @@
+"""The create request, member by member, without Docker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from common.model.agent import DockerFacts
+from common.model.status import ContainerStatus, ContainerType
+from common.model.task import (
+    Association,
+    Container,
+    Firelens,
+    MountPoint,
+    NetworkInterface,
+    PortMapping,
+    Resource,
+    Task,
+    Volume,
+    VolumeFrom,
+)
+from services.engine.docker import names, request
+from services.engine.docker.draft import Draft, Refused, World
+from services.engine.docker.host_config import cpu_shares
+from services.engine.docker.ports import PortPicker
+from services.engine.docker.settings import Settings
+from services.engine.resources.registry import Registry
+
+MIB = 1024 * 1024
+ARN = "arn:aws:ecs:us-west-2:123456789012:task/default/0123456789abcdef0123456789abcdef"
+FACTS = DockerFacts(
+    server_version="20.10.24+dfsg1",
+    default_api_version="1.21",
+    usable_api_versions=tuple(f"1.{n}" for n in range(17, 42)),
+)
+
+
+def world(facts: DockerFacts = FACTS, **fields: Any) -> World:
+    settings = fields.pop("settings", Settings())
+    chosen = {"region": "us-west-2", "cluster": "default"}
+    picker = PortPicker((40001, 40100), lambda port, protocol: True)
+    return World(settings=settings, facts=facts, picker=picker, **{**chosen, **fields})
+
+
+def task_of(*containers: Container, **fields: Any) -> Task:
+    return Task(arn=ARN, family="web", version="7", containers=containers, **fields)
+
+
+def build(task: Task, name: str = "app", on: World | None = None) -> dict[str, Any]:
+    return draft(task, name, on).body
+
+
+def draft(task: Task, name: str = "app", on: World | None = None) -> Draft:
+    container = task.container(name)
+    assert container is not None
+    return request.build(task, container, on or world(), Registry(), {})
+
+
+def environment(body: dict[str, Any]) -> dict[str, str]:
+    return dict(entry.split("=", 1) for entry in body["Env"])
+
+
+def refusal(task: Task, name: str = "app", on: World | None = None) -> str:
+    with pytest.raises(Refused) as caught:
+        draft(task, name, on)
+    return str(caught.value.error)
+
+
+def test_the_whole_request_of_the_specification() -> None:
+    """The example of spec 03 §6.6: nothing else is set."""
+    app = Container(
+        name="app",
+        image="busybox",
+        command=("sleep", "60"),
+        memory_mib=32,
+        environment={"A": "1"},
+        endpoint_id="uuid",
+        port_mappings=(PortMapping(container_port=80, host_port=8080),),
+        mount_points=(MountPoint(source_volume="d", container_path="/d", read_only=True),),
+        docker_config="{}",
+        docker_host_config='{"CapAdd":[],"CapDrop":[]}',
+        docker_api_version="1.17",
+    )
+    made = draft(task_of(app, volumes=(Volume(name="d", host_path="/srv/d"),)))
+    assert made.version == "1.21"
+    body = made.body
+    assert environment(body) == {
+        "A": "1",
+        "AWS_REGION": "us-west-2",
+        "AWS_DEFAULT_REGION": "us-west-2",
+        "ECS_AGENT_URI": "http://169.254.170.2/api/uuid",
+        "ECS_CONTAINER_METADATA_URI": "http://169.254.170.2/v3/uuid",
+        "ECS_CONTAINER_METADATA_URI_V4": "http://169.254.170.2/v4/uuid",
+    }
+    body.pop("Env")
+    assert body == {
+        "Image": "busybox",
+        "Cmd": ["sleep", "60"],
+        "ExposedPorts": {"80/tcp": {}},
+        "Labels": {
+            "com.amazonaws.ecs.task-arn": ARN,
+            "com.amazonaws.ecs.container-name": "app",
+            "com.amazonaws.ecs.task-definition-family": "web",
+            "com.amazonaws.ecs.task-definition-version": "7",
+            "com.amazonaws.ecs.cluster": "default",
+        },
+        "HostConfig": {
+            "Binds": ["/srv/d:/d:ro"],
+            "PortBindings": {"80/tcp": [{"HostIp": "", "HostPort": "8080"}]},
+            "CpuShares": 2,
+            "Memory": 33554432,
+        },
+        "NetworkingConfig": {},
+    }
+
+
+def test_newer_api_versions_get_the_old_defaults_explicitly() -> None:
+    """The daemon's defaults changed with 1.40 and 1.41 (spec 03 §6.1); the overlay still wins."""
+    newer = replace(FACTS, default_api_version="1.41")
+    host = build(task_of(Container(name="app", image="i")), on=world(newer))["HostConfig"]
+    assert (host["IpcMode"], host["CgroupnsMode"]) == ("shareable", "host")
+    unified = replace(newer, cgroup_version="2")
+    private = Container(name="app", image="i", docker_host_config='{"IpcMode":"private"}')
+    host = build(task_of(private), on=world(unified))["HostConfig"]
+    assert host["IpcMode"] == "private" and "CgroupnsMode" not in host
+
+
+def test_an_asked_version_is_used_when_it_is_higher() -> None:
+    """dockerConfig.version raises, never lowers."""
+    assert draft(task_of(Container(name="app", docker_api_version="1.32"))).version == "1.32"
+    assert draft(task_of(Container(name="app", docker_api_version="1.9"))).version == "1.21"
+
+
+@pytest.mark.parametrize(("given", "wanted"), [(0, 2), (1, 2), (50, 50), (364544, 262144)])
+def test_cpu_shares_are_kept_in_the_kernels_bounds(given: int, wanted: int) -> None:
+    """Conformance case 34."""
+    assert cpu_shares(given) == wanted
+
+
+@pytest.mark.parametrize(("mib", "wanted"), [(0, None), (2, 4 * MIB), (100, 100 * MIB)])
+def test_memory_has_a_floor_but_no_default(mib: int, wanted: int | None) -> None:
+    """Conformance case 37: the floor is the reference's, although newer Dockers want more."""
+    assert build(task_of(Container(name="app", memory_mib=mib)))["HostConfig"].get("Memory") == wanted
+
+
+def test_siblings_are_named_by_their_docker_names() -> None:
+    """Conformance cases 39 and 89."""
+    db = Container(name="db", docker_name="ecs-web-7-db-1", docker_id="d" * 64)
+    app = Container(
+        name="app", links=("db:database", "db"), volumes_from=(VolumeFrom(source_container="db", read_only=True),),
+        cpu_shares=50, memory_mib=100, docker_host_config='{"Privileged":true,"SecurityOpt":["foo","bar"]}',
+    )  # fmt: skip
+    host = build(task_of(db, app))["HostConfig"]
+    assert host["Links"] == ["ecs-web-7-db-1:database", "ecs-web-7-db-1:db"]
+    assert host["VolumesFrom"] == ["ecs-web-7-db-1:ro"]
+    assert (host["Privileged"], host["SecurityOpt"]) == (True, ["foo", "bar"])
+    assert (host["Memory"], host["CpuShares"]) == (104857600, 50)
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ({"links": ("a:b:c",)}, "HostConfigError: Invalid link format"),
+        ({"links": ("db",)}, "HostConfigError: Link target not available: db"),
+        ({"volumes_from": (VolumeFrom(source_container="db"),)}, "HostConfigError: Volume target not available: db"),
+        (
+            {"mount_points": (MountPoint(source_volume="no", container_path="/x"),)},
+            "HostConfigError: Invalid volume referenced: no",
+        ),
+        (
+            {"mount_points": (MountPoint(source_volume="v", container_path=""),)},
+            "HostConfigError: Unable to resolve volume mounts; invalid path: app v; /h -> ",
+        ),
+        (
+            {"docker_config": "{nope"},
+            "DockerClientConfigError: Unable decode given docker config: invalid character 'n' looking for beginning "
+            "of object key string",
+        ),
+        (
+            {"health_check_type": "docker"},
+            "DockerClientConfigError: docker health check is nil while container health check type is DOCKER",
+        ),
+        (
+            {"logs_auth_strategy": "ExecutionRole"},
+            "HostConfigError: No execution credentials set for the task",
+        ),
+        (
+            {"docker_config": '{"Healthcheck":{"StartInterval":1}}', "docker_api_version": "1.30"},
+            'CannotCreateContainerError: "specify health-check start interval" requires API version 1.44, but the '
+            "Docker daemon API version is 1.30",
+        ),
+    ],
+)
+def test_a_request_that_cannot_be_built_says_why(fields: dict[str, Any], error: str) -> None:
+    """Exact names and texts (spec 03 §6.6)."""
+    task = task_of(
+        Container(name="app", **fields), Container(name="db"), volumes=(Volume(name="v", host_path="/h"),)
+    )
+    assert refusal(task) == error
+
+
+def test_a_repeated_mount_of_an_agent_volume_uses_one_name() -> None:
+    """The resource knows the Docker name (spec 05 §3.3); a shared volume without resource keeps its own."""
+    resource = Resource(kind="dockerVolume", name="shared", detail={"docker_name": "ecs-web-7-shared-0"})
+    mounts = tuple(MountPoint(source_volume=v, container_path=f"/{v}") for v in ("shared", "other"))
+    volumes = (Volume(name="shared"), Volume(name="other", type="docker"))
+    task = task_of(Container(name="app", mount_points=mounts), volumes=volumes, resources=(resource,))
+    assert build(task)["HostConfig"]["Binds"] == ["ecs-web-7-shared-0:/shared", "other:/other"]
+
+
+def test_the_region_is_set_unless_somebody_set_one() -> None:
+    """By the task definition or the image, even to nothing; never for internal containers (spec 03 §6.6.2)."""
+    plain = Container(name="app", image="i")
+    assert environment(build(task_of(plain)))["AWS_REGION"] == "us-west-2"
+    own = replace(plain, environment={"AWS_DEFAULT_REGION": ""})
+    assert environment(build(task_of(own))) == {"AWS_DEFAULT_REGION": ""}
+    assert "Env" not in build(task_of(plain), on=world(image_environment=lambda image: ("PATH", "AWS_REGION")))
+    assert "Env" not in build(task_of(plain), on=world(region=""))
+    pause = replace(plain, type=ContainerType.NAMESPACE_PAUSE)
+    assert "Env" not in build(task_of(pause, credentials_id="c"))
+
+
+def test_labels_of_the_agent_win_and_pause_containers_get_theirs() -> None:
+    """Conformance case 40, and ECS_PAUSE_LABELS."""
+    app = Container(name="app", docker_config='{"labels":{"com.amazonaws.ecs.cluster":"x","mine":"1"}}')
+    labels = build(task_of(app))["Labels"]
+    assert (labels["com.amazonaws.ecs.cluster"], labels["mine"]) == ("default", "1")
+    on = world(settings=Settings(pause_labels={"team": "net"}))
+    assert "team" not in build(task_of(app), on=on)["Labels"]
+    pause = Container(name="app", type=ContainerType.CNI_PAUSE)
+    assert build(task_of(pause), on=on)["Labels"]["team"] == "net"
+
+
+def test_the_containers_of_an_awsvpc_task_join_the_pause_container() -> None:
+    """The pause container itself has no network, and carries what the interface brings (spec 03 §6.6.6)."""
+    interface = NetworkInterface(
+        ec2_id="eni-1", mac_address="m", ipv4_addresses=("10.0.0.5",), ipv6_addresses=("fd00::5",),
+        private_dns_name="ip-10-0-0-5.internal", domain_name_servers=("10.0.0.2",), domain_name_search=("internal",),
+    )  # fmt: skip
+    pause = Container(name="p", type=ContainerType.CNI_PAUSE, docker_id="abc", docker_host_config='{"Dns":["8.8.8.8"]}')
+    task = task_of(Container(name="app"), pause, network_mode="awsvpc", interfaces=(interface,))
+    assert build(task)["HostConfig"]["NetworkMode"] == "container:abc"
+    body = build(task, "p")
+    assert body["Hostname"] == "ip-10-0-0-5.internal"
+    host = body["HostConfig"]
+    assert host["NetworkMode"] == "none" and host["ExtraHosts"] == ["ip-10-0-0-5.internal:10.0.0.5"]
+    assert host["Sysctls"] == {"net.ipv6.conf.all.disable_ipv6": "0"}
+    assert (host["Dns"], host["DnsSearch"]) == (["10.0.0.2"], ["internal"])
+    assert refusal(replace(task, containers=(Container(name="app"),))).startswith("HostConfigError: ")
+
+
+@pytest.mark.parametrize("mode", ["bridge", "host", "none"])
+def test_other_network_modes_come_from_the_overlay_alone(mode: str) -> None:
+    """The task's networkMode is never turned into HostConfig.NetworkMode."""
+    plain = build(task_of(Container(name="app"), network_mode=mode))
+    assert "NetworkMode" not in plain["HostConfig"]
+    laid = Container(name="app", docker_host_config='{"NetworkMode":"host"}')
+    assert build(task_of(laid, network_mode=mode))["HostConfig"]["NetworkMode"] == "host"
+
+
+def test_host_pid_and_ipc_modes_override_the_overlay() -> None:
+    """Also `none`, which exists for IPC alone."""
+    app = Container(name="app", docker_host_config='{"IpcMode":"private"}')
+    host = build(task_of(app, pid_mode="host", ipc_mode="none"))["HostConfig"]
+    assert (host["PidMode"], host["IpcMode"]) == ("host", "none")
+
+
+def test_limited_tasks_name_their_cgroup() -> None:
+    """Above the overlay; on cgroup v2 it is a slice."""
+    app = Container(name="app", docker_host_config='{"CgroupParent":"/mine"}')
+    task = task_of(app, limits_enabled=True)
+    id_ = "0123456789abcdef0123456789abcdef"
+    assert build(task)["HostConfig"]["CgroupParent"] == f"/ecs/{id_}"
+    unified = world(replace(FACTS, cgroup_version="2"))
+    assert build(task, on=unified)["HostConfig"]["CgroupParent"] == f"ecstasks-{id_}.slice"
+
+
+# -- logging ---------------------------------------------------------------------------------------
+
+
+def log_config(overlay: str, on: World | None = None, **fields: Any) -> Any:
+    return build(task_of(Container(name="app", docker_host_config=overlay), **fields), on=on)["HostConfig"].get(
+        "LogConfig"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [
+        ('{"mode":"non-blocking"}', "10m"),
+        ('{"mode":"non-blocking","max-buffer-size":"8m"}', "8m"),
+        ('{"mode":"blocking"}', None),
+    ],
+)
+def test_a_non_blocking_log_gets_a_buffer(options: str, size: str | None) -> None:
+    """Conformance case 41."""
+    found = log_config(f'{{"LogConfig":{{"Type":"json-file","Config":{options}}}}}')
+    assert found["Config"].get("max-buffer-size") == size
+
+
+def test_awslogs_reads_the_execution_roles_credentials() -> None:
+    """And only when they are there (spec 03 §6.6.8)."""
+    app = Container(
+        name="app", logs_auth_strategy="ExecutionRole",
+        docker_host_config='{"LogConfig":{"Type":"awslogs","Config":{"awslogs-group":"g"}}}',
+    )  # fmt: skip
+    task = task_of(app, execution_credentials_id="e-1")
+    assert refusal(task) == "HostConfigError: Unable to get execution role credentials for task"
+    host = build(task, on=world(execution_credentials=lambda id_: id_ == "e-1"))["HostConfig"]
+    assert host["LogConfig"]["Config"] == {
+        "awslogs-group": "g",
+        "awslogs-credentials-endpoint": "/v2/credentials/e-1",
+    }
+
+
+def test_isolated_regions_name_their_log_endpoint() -> None:
+    """The driver cannot work these out by itself."""
+    overlay = '{"LogConfig":{"Type":"awslogs","Config":{"awslogs-region":"us-iso-east-1"}}}'
+    found = log_config(overlay, on=world(region="us-iso-east-1"))
+    assert found["Config"]["awslogs-endpoint"] == "https://logs.us-iso-east-1.c2s.ic.gov"
+    assert "awslogs-endpoint" not in log_config(overlay)["Config"]
+
+
+def firelens_task(**fields: Any) -> Task:
+    router = Container(name="router", firelens=Firelens(type="fluentbit"), docker_id="r")
+    overlay = '{"LogConfig":{"Type":"awsfirelens","Config":{"Name":"s3","log-driver-buffer-limit":"512"}}}'
+    return task_of(Container(name="app", docker_host_config=overlay), router, **fields)
+
+
+def test_awsfirelens_becomes_fluentd_to_the_routers_socket() -> None:
+    """Exactly these options; FLUENT_HOST is the router's bridge address (spec 05 §9.5)."""
+    body = build(firelens_task(), on=world(bridge_ip=lambda container: "172.17.0.9"))
+    id_ = "0123456789abcdef0123456789abcdef"
+    assert body["HostConfig"]["LogConfig"] == {
+        "Type": "fluentd",
+        "Config": {
+            "tag": f"app-firelens-{id_}",
+            "fluentd-address": f"unix:///var/lib/ecs/data/firelens/{id_}/socket/fluent.sock",
+            "fluentd-sub-second-precision": "true",
+            "fluentd-async": "true",
+            "fluentd-buffer-limit": "512",
+        },
+    }
+    assert {"FLUENT_HOST": "172.17.0.9", "FLUENT_PORT": "24224"}.items() <= environment(body).items()
+
+
+def test_awsfirelens_needs_the_routers_address_and_dockers_version() -> None:
+    """Each failure has its own name and text."""
+    assert refusal(firelens_task()) == "DockerClientConfigError: unable to get BridgeIP for task in bridge mode"
+    old = world(replace(FACTS, server_version="19.03.5"), bridge_ip=lambda container: "1.2.3.4")
+    config = build(firelens_task(), on=old)["HostConfig"]["LogConfig"]["Config"]
+    assert config["fluentd-async-connect"] == "true" and "fluentd-async" not in config
+    text = refusal(firelens_task(), on=world(replace(FACTS, server_version="20.10")))
+    assert text.startswith(
+        "CannotCreateContainerError: failed to create container - container uses awsfirelens log driver and we failed "
+        "to generate the Firelens log config: unable to determine whether the Docker server version is at least 20.10.0"
+    )
+
+
+# -- GPUs ------------------------------------------------------------------------------------------
+
+
+def test_a_gpu_reaches_its_container_by_variable_and_runtime() -> None:
+    """And nothing happens without ECS_ENABLE_GPU_SUPPORT (spec 03 §6.6.9)."""
+    gpus = tuple(Association(name=n, type="gpu", containers=("app",)) for n in ("gpu-0", "gpu-1"))
+    task = task_of(Container(name="app"), Container(name="other"), associations=gpus)
+    on = world(settings=Settings(gpu=True))
+    body = build(task, on=on)
+    assert environment(body)["NVIDIA_VISIBLE_DEVICES"] == "gpu-0,gpu-1"
+    assert body["HostConfig"]["Runtime"] == "nvidia"
+    assert "Runtime" not in build(task, "other", on=on)["HostConfig"]
+    assert "NVIDIA_VISIBLE_DEVICES" not in environment(build(task))
+    external = world(settings=Settings(gpu=True, external=True))
+    host = build(task, on=external)["HostConfig"]
+    assert host["DeviceRequests"] == [{"Capabilities": [["gpu"]], "DeviceIDs": ["gpu-0", "gpu-1"]}]
+
+
+# -- ports and names -------------------------------------------------------------------------------
+
+
+def test_ranges_are_mapped_one_to_one_and_remembered() -> None:
+    """Conformance case 84, and the text when there is no room (case 43)."""
+    mappings = (
+        PortMapping(container_port_range="7000-7002"),
+        PortMapping(container_port=91, protocol="udp"),
+        PortMapping(container_port=80, host_port=40004),
+    )
+    made = draft(task_of(Container(name="app", docker_name="n", port_mappings=mappings)))
+    ports = {key: value[0]["HostPort"] for key, value in made.host["PortBindings"].items()}
+    assert ports == {
+        "7000/tcp": "40001", "7001/tcp": "40002", "7002/tcp": "40003", "91/udp": "40004", "80/tcp": "40004",
+    }  # fmt: skip
+    assert made.port_ranges == {"7000-7002": "40001-40003"}
+    wide = Container(name="app", port_mappings=(PortMapping(container_port_range="1-200"),))
+    assert refusal(task_of(wide)) == (
+        "HostConfigError: error retrieving docker port map: 200 contiguous host ports are unavailable"
+    )
+
+
+def test_docker_names_keep_only_safe_characters() -> None:
+    """Conformance case 38."""
+    import re
+
+    name = names.container(task_of(), "my_app.1")
+    assert re.fullmatch(r"ecs-web-7-myapp1-[0-9a-f]{20}", name)
+    assert names.container(task_of(), "my_app.1") != name
+
+
+def test_a_sibling_that_is_only_named_is_not_there_yet() -> None:
+    """The name is chosen before the create call."""
+    db = Container(name="db", docker_name="n", known=ContainerStatus.PULLED)
+    task = task_of(Container(name="app", links=("db",)), db)
+    assert refusal(task) == "HostConfigError: Link target not available: db"
