@@ -2,8 +2,8 @@
 
 One worker handles messages in the order in which they came. A message is acknowledged only after its effect is durable:
 credentials stored, commands in the engine's stream. Whatever goes wrong with one message is logged and leaves it
-unacknowledged; the control plane sends it again. Replies go to the connection on which the message came, and messages
-of a connection that is gone are dropped unhandled.
+unacknowledged; the control plane sends it again. Replies go to the connection on which the message came; when that is
+gone, the message is handled all the same and its repetition on the next connection finds nothing left to do.
 """
 
 from __future__ import annotations
@@ -69,11 +69,7 @@ class Handlers:
     def run(self) -> None:
         """Handle messages for the life of the process."""
         while True:
-            channel, frame = self._inbox.get()
-            if channel.closing:
-                log.info("a %s is not handled because its connection is gone; it will be sent again", frame.type)
-                continue
-            self.handle(channel, frame)
+            self.handle(*self._inbox.get())
 
     def handle(self, channel: Channel, frame: acs.Frame) -> None:
         """Handle one message; nothing is raised."""

@@ -102,6 +102,8 @@ def from_config(config: Mapping[str, Any], ipv6_only: bool) -> Settings:
 
 
 def _endpoint(config: Mapping[str, Any]) -> str:
+    if config["ECS_LOCAL_CONTROL_PLANE"] and not config["ECS_BACKEND_HOST"]:
+        return f"http://127.0.0.1:{config['ECS_LOCAL_PORT']}"
     if config["AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"]:
         return ""
     return str(config["ECS_BACKEND_HOST"] or config["AWS_ENDPOINT_URL_ECS"] or config["AWS_ENDPOINT_URL"])

@@ -35,6 +35,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 LOOK_SECONDS = 0.2  # longest wait of one request for Redis
 LOOK_RATE, LOOK_BURST = 200.0, 200.0  # looks per second for what is not in the view; one costs 0.3 ms
+LOOKS_AT_ONCE = 64  # reads under way; more than that means that Redis hangs
 LOOK_RECENT = 64  # entries of the feed to examine for a task that is not in the view yet
 REST_SECONDS = 1.0  # after Redis failed a request
 STATS_SECONDS = 0.5  # age from which stats are read again before they are served
@@ -57,6 +58,7 @@ class Follower:
         self.loaded = gevent.event.Event()
         self.lock = gevent.lock.BoundedSemaphore(1)
         self._epoch = ""
+        self.rest_until = float("-inf")  # no looks before: the last one failed
         self._examined: bytes = b"-"  # newest entry of the feed that a look has seen
         self._greenlets: list[gevent.Greenlet] = []
 
@@ -153,7 +155,6 @@ class Source:
         self.volatile = Follower(volatile, (CREDENTIALS,), self._volatile_apply(), self._held)
         self._budget = Bucket(LOOK_RATE, LOOK_BURST)
         self._looks: dict[tuple[str, str], gevent.Greenlet] = {}
-        self._rest_until = float("-inf")
 
     def start(self) -> None:
         """Begin to follow both servers."""
@@ -230,37 +231,40 @@ class Source:
         age = now - entry.read_at
         if age < STATS_SECONDS and not (entry.changed and age > STATS_SECONDS / 5):
             return
-        self._look(self.volatile, ("stats", arn), lambda: self._read_stats(arn), costs=False)
+        self._look(self.volatile, ("stats", arn), lambda: self._read_stats(arn), shared=True)
 
     def _read_stats(self, arn: str) -> None:
         stats = self.volatile.store.get(STATS, arn, LOOK_SECONDS)
         if arn in self.view.tasks:
             self.view.set_stats(arn, stats, self.now())
 
-    def _look(self, follower: Follower, key: tuple[str, str], read: Callable[[], None], costs: bool = True) -> bool:
+    def _look(self, follower: Follower, key: tuple[str, str], read: Callable[[], None], shared: bool = False) -> bool:
+        """Run `read` and wait for it, LOOK_SECONDS at most. `shared`: one that is already under way will do."""
         now = self.now()
-        if not follower.loaded.is_set() or now < self._rest_until:
+        if not follower.loaded.is_set() or now < follower.rest_until or len(self._looks) >= LOOKS_AT_ONCE:
             return False
         running = self._looks.get(key)
         if running is not None:
-            # It may have read just before what this request waits for, so another one follows.
             running.join(LOOK_SECONDS)
-        if (key in self._looks) or (costs and not self._budget.take(now)):
+            # It may have read just before what this request waits for, so another one follows.
+            if shared or key in self._looks:
+                return True
+        if not shared and not self._budget.take(now):
             return running is not None
-        greenlet = self._looks[key] = gevent.spawn(self._guarded, read, key)
+        greenlet = self._looks[key] = gevent.spawn(self._guarded, follower, key, read)
         greenlet.join(LOOK_SECONDS)
         if not greenlet.ready():
             # The read goes on in the background; cutting it off would spoil its connection.
-            self._rest_until = self.now() + REST_SECONDS
+            follower.rest_until = self.now() + REST_SECONDS
         return bool(greenlet.ready() and greenlet.value)
 
-    def _guarded(self, read: Callable[[], None], key: tuple[str, str]) -> bool:
+    def _guarded(self, follower: Follower, key: tuple[str, str], read: Callable[[], None]) -> bool:
         try:
             read()
             return True
         except (Temporary, redis.RedisError) as error:
             log.debug("a second look at Redis for a %s failed: %s", key[0], error)
-            self._rest_until = self.now() + REST_SECONDS
+            follower.rest_until = self.now() + REST_SECONDS
             return False
         finally:
             self._looks.pop(key, None)

@@ -287,9 +287,11 @@ class Connection:
         self.sock, self.server = sock, server
         self.peer = (str(address[0]), str(address[1])) if address else ("", "")
         self.wire = Wire(sock)
+        self.idle = True
 
     def handle(self) -> None:
         """Serve requests until either side wants to close."""
+        self.server.connections.add(self)
         try:
             while self._serve_one():
                 gevent.sleep(0)  # a client that never pauses would keep the others waiting
@@ -298,12 +300,15 @@ class Connection:
         except (Slow, OSError) as error:
             log.debug("the connection from %s ends: %r", self.peer, error)
         finally:
+            self.server.connections.discard(self)
             self.sock.close()
 
     def _serve_one(self) -> bool:
+        self.idle = not self.wire.buffer
         head = self.wire.head()
         if head is None:
             return False
+        self.idle = False
         started = time.monotonic()
         request = Request(head, self.wire, self.peer)
         status: str = ""
@@ -315,7 +320,7 @@ class Connection:
             return _no_write
 
         body = b"".join(self.server.application(request.environ, start_response))
-        keep = not request.close and ("Connection", "close") not in headers
+        keep = not (request.close or self.server.closing or ("Connection", "close") in headers)
         if keep and request.body.data is None and (request.body.length or request.body.chunked):
             keep = request.body.discard()
         remaining = self.server.write_seconds - (time.monotonic() - started)
@@ -368,3 +373,20 @@ class Server(WSGIServer):  # type: ignore[misc]
     def __init__(self, listener: Any, application: Callable[..., Iterable[bytes]], write_seconds: float = 5.0) -> None:
         super().__init__(listener, application, log=None, error_log=None)
         self.write_seconds = write_seconds
+        self.connections: set[Connection] = set()
+        self.closing = False
+
+    def drain(self, seconds: float) -> None:
+        """Stop accepting, close connections that wait for a request, give the others `seconds` for their answer."""
+        self.closing = True
+        self.close()
+        end = time.monotonic() + seconds
+        while self.connections:
+            late = time.monotonic() >= end
+            for connection in list(self.connections):
+                if connection.idle or late:
+                    connection.sock.close()
+            gevent.sleep(0.02)
+            if late:
+                break
+        self.stop()

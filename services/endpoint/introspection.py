@@ -59,8 +59,9 @@ class Introspection:
 
     def _answer(self, environ: Mapping[str, Any]) -> Reply:
         path = environ["PATH_INFO"]
-        peer = f"{environ['REMOTE_ADDR']}:{environ['REMOTE_PORT']}"
-        log.debug("Handling http request", **logs.fields(method=environ["REQUEST_METHOD"], **{"from": peer}))
+        if log.isEnabledFor(logging.DEBUG):
+            peer = f"{environ['REMOTE_ADDR']}:{environ['REMOTE_PORT']}"
+            log.debug("Handling http request", **logs.fields(method=environ["REQUEST_METHOD"], **{"from": peer}))
         clean = paths.cleaned(path)
         if self.profiling and clean == "/debug/pprof":
             clean += "/"
@@ -146,4 +147,3 @@ def _moved(environ: Mapping[str, Any], where: str) -> Reply:
         return Reply(301, b"", "", headers)
     body = f'<a href="{html.escape(where)}">Moved Permanently</a>.\n\n'
     return Reply(301, body.encode(), HTML, headers)
-

@@ -16,9 +16,7 @@ T = TypeVar("T")
 
 NO_DOCKER_ID = "unable to get docker ID from v3 endpoint ID: {id}"
 NO_TASK = "unable to get task arn from request: unable to get task Arn from v3 endpoint ID: {id}"
-UNKNOWN_CONTAINER = (
-    "V{version} container metadata handler: unable to get container ID from request: " + NO_DOCKER_ID
-)
+UNKNOWN_CONTAINER = "V{version} container metadata handler: unable to get container ID from request: " + NO_DOCKER_ID
 UNKNOWN_TASK = "V{version} task metadata handler: " + NO_TASK
 UNKNOWN_STATUS = {3: 500, 4: 404}
 ASSOCIATIONS = "V{version} container associations handler: "

@@ -128,7 +128,7 @@ class Endpoint:
             log.info("the %s listens on %s:%d", name, *sock.getsockname()[:2])
 
     def _close(self) -> None:
-        greenlets = [gevent.spawn(server.stop, DRAIN_SECONDS) for server in self.servers]
+        greenlets = [gevent.spawn(server.drain, DRAIN_SECONDS) for server in self.servers]
         gevent.joinall(greenlets, timeout=DRAIN_SECONDS + 1)
         self.source.stop()
         self.audit.stop()

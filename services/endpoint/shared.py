@@ -49,7 +49,8 @@ class SharedBuckets:
     def _take(self, mark: int, now: float) -> bool:
         offset = self._slot(mark)
         have, tokens, last = RECORD.unpack_from(self._memory, offset)
-        if have != mark:
+        # A time from the future is left over from before a reboot: the clock began anew.
+        if have != mark or last > now + 1.0:
             tokens, last = self.burst, now
         tokens = min(self.burst, tokens + max(0.0, now - last) * self.steady)
         granted = tokens >= 1.0

@@ -119,4 +119,3 @@ def without_rates(data: bytes) -> bytes:
 
 def _missing(what: str, name: str, version: Version) -> Reply:
     return said(MISSING_STATUS[version], f"Unable to get {what} stats for: {name}")
-

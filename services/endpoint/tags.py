@@ -86,4 +86,3 @@ class _Failed(Exception):
 def _cause(error: EcsError) -> str:
     return (f"operation error ECS: ListTagsForResource, https response error StatusCode: {error.status}, "
             f"RequestID: {error.request_id}, {error.code}: {error.message}")  # fmt: skip
-

@@ -83,7 +83,7 @@ class Engine:
         clock: Clock,
         stopping: Callable[[], bool],
     ) -> None:
-        self.bus, self.hands, self.facts, self.clock, self.stopping = bus, hands, facts, clock, stopping
+        self.config, self.bus, self.hands, self.facts, self.stopping = config, bus, hands, facts, stopping
         self.workers: dict[str, Worker] = {}
         self.records, self.images = Records(bus, stopping), Images(bus, clock)
         self.admission = Admission(host_of(facts, config), self._admitted)
@@ -98,18 +98,18 @@ class Engine:
             clock=clock,
             settings=settings_of(config),
             limits_enabled=facts.task_limits_enabled,
-            resources_for=lambda task: self._resources_for(task, config),
+            resources_for=self._resources_for,
             index=self._index,
             forget=self._forget,
             stopping=stopping,
         )
 
-    def _resources_for(self, task: Task, config: Config) -> Iterable[Resource]:
+    def _resources_for(self, task: Task) -> Iterable[Resource]:
         """The hands' answer; a Docker that is away for a moment must not cost the task."""
         backoff = Backoff(0.5, 5.0, 2.0)
         for attempt in range(1, SETUP_ATTEMPTS + 1):
             try:
-                return self.hands.resources_for(task, self.facts, config)
+                return self.hands.resources_for(task, self.facts, self.config)
             except SetupError:
                 raise
             except Temporary as error:
@@ -120,6 +120,11 @@ class Engine:
                 log.critical("the resources of the task cannot be told", exc_info=True)
                 raise SetupError(f"{type(error).__name__}: {error}") from error
         raise SetupError("the resources of the task cannot be told")
+
+    def without_limits(self) -> None:
+        """Set no task up with task-level limits from here on."""
+        self.shop.limits_enabled = False
+        self.facts = self.records.publish_facts(replace(self.facts, task_limits_enabled=False))
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -245,7 +250,9 @@ class Engine:
     def _refresh_facts(self) -> None:
         """Another Docker may be behind the socket now."""
         try:
-            facts = replace(self.hands.refresh_facts(), revision=self.facts.revision)
+            facts = self.hands.refresh_facts()
+            limits = facts.task_limits_enabled and self.shop.limits_enabled
+            facts = replace(facts, revision=self.facts.revision, task_limits_enabled=limits)
             if facts != self.facts:
                 self.facts = self.records.publish_facts(facts)
         except AgentError as error:

@@ -8,7 +8,9 @@ for before any task may enter the queue (ECS agent behaviour, spec 03 §5.3, §1
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
+from common.errors import Terminal
 from common.model.status import ContainerStatus, TaskStatus
 from common.model.task import Task
 from services.engine.engine import Engine
@@ -21,6 +23,7 @@ STREAM_SECONDS = 30.0  # Docker has answered just before; a stream that does not
 def restore(engine: Engine) -> int:
     """Load all tasks, account for them, open the event stream, start their workers. Returns how many there are."""
     tasks = engine.records.tasks()
+    settle_limits(engine, tasks.values())
     for task in tasks.values():
         if holds_resources(task):
             engine.admission.hold(task)
@@ -34,6 +37,25 @@ def restore(engine: Engine) -> int:
     if tasks:
         log.info("%d tasks are taken up again", len(tasks))
     return len(tasks)
+
+
+def settle_limits(engine: Engine, tasks: Iterable[Task]) -> None:
+    """Task limits for all or for none: a task that was set up without them turns them off (spec 03 §9).
+
+    Raises Terminal when the configuration demands them.
+    """
+    if not engine.facts.task_limits_enabled:
+        return
+    without = next((t for t in tasks if t.prepared and not t.limits_enabled and t.known != TaskStatus.STOPPED), None)
+    if without is None:
+        return
+    if engine.config["ECS_ENABLE_TASK_CPU_MEM_LIMIT"]:
+        raise Terminal(
+            f"ECS_ENABLE_TASK_CPU_MEM_LIMIT is true, but task {without.arn} was started without task limits; "
+            "stop that task or unset the option"
+        )
+    log.warning("task limits are off, because task %s was started without them", without.arn)
+    engine.without_limits()
 
 
 def holds_resources(task: Task) -> bool:

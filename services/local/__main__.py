@@ -4,6 +4,7 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import sqlite3
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,10 +12,11 @@ from typing import TYPE_CHECKING
 from common.backoff import Backoff
 from common.errors import Permanent
 from common.process import run
-from services.local.server import Server
+from services.local.listener import listen
 
 if TYPE_CHECKING:
     from common.process import Context
+    from services.local.server import Server
 
 DEFAULT_REGION = "us-east-1"
 
@@ -37,14 +39,24 @@ def serve(context: "Context") -> int:
     return 0
 
 
-def _open(context: "Context") -> Server:
+def _open(context: "Context") -> "Server":
     config = context.config
-    return Server(
-        Path(config["ECS_DATADIR"]) / "local",
-        config["ECS_LOCAL_PORT"],
-        config["AWS_DEFAULT_REGION"] or DEFAULT_REGION,
-        config["ECS_CLUSTER"] or "default",
-    )
+    listener = listen(config["ECS_LOCAL_PORT"])
+    from services.local.server import Server  # after listen(): see there
+
+    try:
+        return Server(
+            Path(config["ECS_DATADIR"]) / "local",
+            listener,
+            config["AWS_DEFAULT_REGION"] or DEFAULT_REGION,
+            config["ECS_CLUSTER"] or "default",
+        )
+    except sqlite3.Error as error:
+        listener.close()
+        raise Permanent(f"the state under {config['ECS_DATADIR']} cannot be written: {error}. Free space.") from error
+    except BaseException:
+        listener.close()
+        raise
 
 
 def main() -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import socket
 import sqlite3
 import uuid
 from pathlib import Path
@@ -22,7 +21,6 @@ from gevent.pywsgi import WSGIServer
 from geventwebsocket.handler import WebSocketHandler
 
 from common.clock import Clock, SystemClock
-from common.errors import Permanent
 from services.local import api
 from services.local.acs import Hub
 from services.local.api.plane import Plane
@@ -51,24 +49,20 @@ class Server:
     def __init__(
         self,
         directory: Path,
-        port: int,
+        listener: gevent.socket.socket,
         region: str,
         cluster: str = "default",
         clock: Clock | None = None,
         credentials: RoleCredentials | None = None,
     ) -> None:
-        """State is kept in `directory`; port 0 takes any free one. Raises Permanent when state cannot be opened."""
+        """State is kept in `directory`, `listener` is from listen(). Raises Permanent when state cannot be opened."""
         clock = clock or SystemClock()
         self.path = directory / "control-plane.db"
         self._store = Store(self.path)
         self.state = State(self._store, Names(region), clock)
         self.hub = Hub(self.state, credentials or RoleCredentials(clock))
         self.telemetry = Telemetry(self.state)
-        try:
-            self._listener = _listen(port)
-        except Permanent:
-            self._store.close()
-            raise
+        self._listener = listener
         self.port: int = self._listener.getsockname()[1]
         self.plane = Plane(self.state, ServiceShapes(), self.hub, f"http://127.0.0.1:{self.port}")
         if cluster.rsplit("/", 1)[-1] not in self.state.clusters:
@@ -93,7 +87,10 @@ class Server:
     def _tidy_loop(self) -> None:
         while True:
             gevent.sleep(TIDY_SECONDS)
-            self.state.forget_old()
+            try:
+                self.state.forget_old()
+            except sqlite3.Error as error:
+                log.error("old tasks cannot be dropped from %s: %s", self.path, error)
 
     def _refuses_upgrade(self, handler: WebSocketHandler) -> bool:
         """True keeps gevent-websocket from upgrading: the application then answers with an ordinary response."""
@@ -108,23 +105,6 @@ class Handler(WebSocketHandler):  # type: ignore[misc]  # the library has no typ
 
     def log_request(self) -> None:
         """Nothing."""
-
-
-def _listen(port: int) -> gevent.socket.socket:
-    listener = gevent.socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # Accepted sockets inherit it. Without it every keep-alive request waits 40 ms for a delayed ACK (DESIGN §5).
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    try:
-        listener.bind(("127.0.0.1", port))
-    except OSError as error:
-        listener.close()
-        raise Permanent(
-            f"cannot listen on 127.0.0.1:{port}: {error.strerror}. Another program has the port; end it or "
-            "set ECS_LOCAL_PORT to a free one."
-        ) from error
-    listener.listen(128)
-    return listener
 
 
 def _is_loopback(host: str) -> bool:

@@ -90,8 +90,6 @@ class Observation(Struct, frozen=True, kw_only=True):
     ip_address: str = ""
     ipv6_address: str = ""
     networks: tuple[Network, ...] = ()
-    log_driver: str = ""
-    log_options: dict[str, str] = {}
     health: HealthReport | None = None
     process_id: int = 0
 

@@ -14,7 +14,7 @@ from common.model.task import Container, Health
 from services.engine.core import restart
 from services.engine.core.effects import Action, HealthReport, Observation
 from services.engine.core.status import reached, set_desired
-from services.engine.core.times import is_never
+from services.engine.core.times import is_never, unix_seconds
 from services.engine.core.turn import Turn
 
 C, T = ContainerStatus, TaskStatus
@@ -24,7 +24,7 @@ UNCERTAIN_STARTS = ("DockerTimeoutError", "CannotInspectContainerError")  # the 
 
 # Values that replace what is known only when Docker told something: an event without inspect data must not wipe
 # the addresses of a stopped container (spec 03 §15, W16).
-REPLACED_WHEN_TOLD = ("network_mode", "ip_address", "ipv6_address", "networks", "log_driver", "log_options")
+REPLACED_WHEN_TOLD = ("network_mode", "ip_address", "ipv6_address", "networks")
 FIRST_VALUE_STAYS = ("docker_id", "docker_name", "image_id", "labels", "port_bindings")
 
 
@@ -62,12 +62,19 @@ def observed(
 
 
 def _repeated(turn: Turn, container: Container, status: ContainerStatus, seen: Observation | None) -> None:
-    runs = status.is_running and (seen is None or seen.running)
+    runs = status.is_running and (seen is None or seen.running) and not _is_past(container, seen)
     if container.known == C.STOPPED and runs and not turn.task.unexpected_start_handled:
         turn.change_task(unexpected_start_handled=True)
         turn.do(Action.STOP, container.name, "a stopped container was seen running")
     if status == container.known == C.RUNNING or (status == container.known and status == C.CREATED):
         merge(turn, container.name, seen, None)
+
+
+def _is_past(container: Container, seen: Observation | None) -> bool:
+    """True when what was seen running is the process whose end is known already: a late result or inspect."""
+    if seen is None or is_never(seen.started_at) or is_never(container.finished_at):
+        return False
+    return unix_seconds(seen.started_at) <= unix_seconds(container.finished_at)
 
 
 def _restarted(turn: Turn, container: Container, seen: Observation | None, exit_code: int | None) -> bool:

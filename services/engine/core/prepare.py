@@ -110,7 +110,16 @@ def _with_endpoints(task: Task, container: Container, endpoint_id: str) -> Conta
     environment["ECS_CONTAINER_METADATA_URI"] = f"{ENDPOINT}/v3/{endpoint_id}"
     environment["ECS_CONTAINER_METADATA_URI_V4"] = f"{ENDPOINT}/v4/{endpoint_id}"
     environment["ECS_AGENT_URI"] = f"{ENDPOINT}/api/{endpoint_id}"
-    return replace(container, endpoint_id=endpoint_id, environment=environment)
+    log_config = folded(folded(host_config(container)).get("logconfig"))
+    options = log_config.get("config")
+    return replace(
+        container,
+        endpoint_id=endpoint_id,
+        environment=environment,
+        # The metadata endpoint shows the log driver that was asked for, not the one that Docker chose (spec 06 §8.1).
+        log_driver=str(log_config.get("type") or ""),
+        log_options={str(k): str(v) for k, v in options.items()} if isinstance(options, dict) else {},
+    )
 
 
 def _with_resources(container: Container, resources: Sequence[Resource]) -> Container:

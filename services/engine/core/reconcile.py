@@ -81,7 +81,11 @@ def _reconcile(turn: Turn, container: Container, answer: Outcome) -> None:
         turn.change_container(name, applied=C.RUNNING)
         turn.do(Action.START, name, "the restart by policy was interrupted", after=seen)
         return
-    if seen.error is not None and not seen.running and container.known != C.STOPPED:
+    if container.known == C.STOPPED:
+        if seen.running:
+            turn.do(Action.STOP, name, "a stopped container still runs: its stop was cut off")
+        return
+    if seen.error is not None and not seen.running:
         turn.change_container(name, error=seen.error)
     found(turn, name, seen)
 

@@ -41,9 +41,11 @@ def is_stale(container: Container, seen: Observation | None, at: float) -> bool:
     """
     if not container.last_restart_at:
         return False
+    if seen is not None and seen.running:
+        return True
     if seen is None or is_never(seen.finished_at):
         return bool(at) and at < container.last_restart_at
-    return seen.running or seen.finished_at == container.restarted_exit
+    return seen.finished_at == container.restarted_exit
 
 
 def was_interrupted(container: Container, seen: Observation) -> bool:

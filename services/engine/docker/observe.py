@@ -24,7 +24,6 @@ def observe(document: dict[str, Any]) -> Observation:
     settings = document.get("NetworkSettings") or {}
     host = document.get("HostConfig") or {}
     config = document.get("Config") or {}
-    log_config = host.get("LogConfig") or {}
     bindings, port_error = _bindings(settings.get("Ports") or {})
     running = bool(state.get("Running"))
     return Observation(
@@ -45,8 +44,6 @@ def observe(document: dict[str, Any]) -> Observation:
         ip_address=settings.get("IPAddress") or "",
         ipv6_address=settings.get("GlobalIPv6Address") or "",
         networks=tuple(_networks(settings.get("Networks") or {})),
-        log_driver=log_config.get("Type") or "",
-        log_options={str(k): str(v) for k, v in (log_config.get("Config") or {}).items()},
         health=_health(state.get("Health")),
         process_id=int(state.get("Pid") or 0),
     )

@@ -43,15 +43,26 @@ class Writers:
     def task(self, name: str, **more: Any) -> Task:
         """A running bridge task with one container; its endpoint id is "e-<name>", its credentials id "c-<name>"."""
         container = Container(
-            name="app", image="nginx:1", docker_id=name.encode().hex().ljust(64, "0"), docker_name=f"ecs-web-1-{name}",
-            endpoint_id=f"e-{name}", known=ContainerStatus.RUNNING, desired=ContainerStatus.RUNNING,
-            network_mode="bridge", networks=(Network(name="bridge", ip_address="172.17.0.3"),),
-        )  # fmt: skip
+            name="app",
+            image="nginx:1",
+            docker_id=name.encode().hex().ljust(64, "0"),
+            docker_name=f"ecs-web-1-{name}",
+            endpoint_id=f"e-{name}",
+            known=ContainerStatus.RUNNING,
+            desired=ContainerStatus.RUNNING,
+            network_mode="bridge",
+            networks=(Network(name="bridge", ip_address="172.17.0.3"),),
+        )
         given: dict[str, Any] = {
-            "arn": f"arn:aws:ecs:us-west-2:111122223333:task/c/{name}", "revision": self._next(), "family": "web",
-            "version": "1", "containers": (container,), "known": TaskStatus.RUNNING, "desired": TaskStatus.RUNNING,
+            "arn": f"arn:aws:ecs:us-west-2:111122223333:task/c/{name}",
+            "revision": self._next(),
+            "family": "web",
+            "version": "1",
+            "containers": (container,),
+            "known": TaskStatus.RUNNING,
+            "desired": TaskStatus.RUNNING,
             "credentials_id": f"c-{name}",
-        }  # fmt: skip
+        }
         task = Task(**(given | more))
         self.bus.durable.commit(Change().save(TASK, task.arn, task))
         return task
@@ -60,15 +71,23 @@ class Writers:
         self.bus.durable.commit(Change().delete(TASK, task.arn))
 
     def credentials(self, id_: str, key: str = "AKID") -> None:
-        document = Credentials(credentials_id=id_, task_arn="arn:t", role_type="TaskApplication", access_key_id=key,
-                               expiration="2030-01-01T00:00:00Z", revision=self._next())  # fmt: skip
+        document = Credentials(
+            credentials_id=id_,
+            task_arn="arn:t",
+            role_type="TaskApplication",
+            access_key_id=key,
+            expiration="2030-01-01T00:00:00Z",
+            revision=self._next(),
+        )
         self.bus.volatile.commit(Change().save(CREDENTIALS, id_, document))
 
     def release(self, id_: str) -> None:
         self.bus.volatile.commit(Change().delete(CREDENTIALS, id_))
 
     def stats(self, task: Task, rendered: bytes) -> None:
-        containers = tuple(ContainerStats(docker_id=c.docker_id, name=c.name, rendered=rendered) for c in task.containers)
+        containers = tuple(
+            ContainerStats(docker_id=c.docker_id, name=c.name, rendered=rendered) for c in task.containers
+        )
         document = TaskStats(revision=self._next(), arn=task.arn, containers=containers)
         self.bus.volatile.commit(Change().save(STATS, task.arn, document))
 

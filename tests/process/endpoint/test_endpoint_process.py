@@ -173,7 +173,8 @@ def test_the_audit_log_is_a_file_with_a_line_per_request(start, writers, run_dir
     eventually(lambda: path.exists() and len(path.read_text().splitlines()) == 2)
     first, second = path.read_text().splitlines()
     assert first.split(" ", 2)[1] == "200" and first.endswith(
-        '"/v2/credentials" "test" arn:t GetCredentials 2 c arn:aws:ecs:us-west-2:111122223333:container-instance/c/77')  # fmt: skip
+        '"/v2/credentials" "test" arn:t GetCredentials 2 c arn:aws:ecs:us-west-2:111122223333:container-instance/c/77'
+    )
     assert second.endswith('"/v1/credentials" "test" - ')
     running.get("/v2/credentials/c-a")
     running.stop()
@@ -234,26 +235,38 @@ def test_task_protection_goes_to_ecs_with_the_roles_key(start, writers, ecs):
     running = start(ECS_BACKEND_HOST=ecs.url)
     path = "/api/e-a/task-protection/v1/state"
     protected = {"taskArn": task.arn, "protectionEnabled": True, "expirationDate": 1900000000}
-    ecs.answers["GetTaskProtection"] = (200, {"protectedTasks": [{"taskArn": task.arn, "protectionEnabled": False}]}, {})
+    ecs.answers["GetTaskProtection"] = (
+        200,
+        {"protectedTasks": [{"taskArn": task.arn, "protectionEnabled": False}]},
+        {},
+    )
     assert running.get(path).json == {
-        "protection": {"ExpirationDate": None, "ProtectionEnabled": False, "TaskArn": task.arn}}  # fmt: skip
+        "protection": {"ExpirationDate": None, "ProtectionEnabled": False, "TaskArn": task.arn}
+    }
     ecs.answers["UpdateTaskProtection"] = (200, {"protectedTasks": [protected], "failures": []}, {})
     answer = running.get(path, method="PUT", body=b'{"ProtectionEnabled":true,"ExpiresInMinutes":-1}')
     assert answer.json["protection"]["ExpirationDate"] == "2030-03-17T17:46:40Z"
-    operation, body, headers = ecs.seen[-1]
+    _, body, headers = ecs.seen[-1]
     assert body == {"cluster": "c", "tasks": [task.arn], "protectionEnabled": True, "expiresInMinutes": -1}
     assert "Credential=AKID/" in headers["Authorization"] and headers["User-Agent"].startswith("Amazon ECS Agent - v")
     ecs.answers["UpdateTaskProtection"] = (400, {"__type": "AccessDeniedException", "message": "denied"}, {})
     answer = running.get(path, method="PUT", body=b'{"ProtectionEnabled":true}')
-    assert (answer.status, answer.json) == (400, {
-        "requestID": "", "error": {"Arn": task.arn, "Code": "AccessDeniedException", "Message": "denied"}})  # fmt: skip
+    assert (answer.status, answer.json) == (
+        400,
+        {"requestID": "", "error": {"Arn": task.arn, "Code": "AccessDeniedException", "Message": "denied"}},
+    )
 
 
 @pytest.mark.parametrize(
     ("status", "answer", "headers", "expected"),
     [
         (400, {}, {"x-amzn-RequestId": "r1"}, {"requestID": "r1", "Code": "UnknownError", "Message": "UnknownError"}),
-        (400, {"__type": "com.amazonaws#ClientException"}, {}, {"requestID": "", "Code": "ClientException", "Message": ""}),
+        (
+            400,
+            {"__type": "com.amazonaws#ClientException"},
+            {},
+            {"requestID": "", "Code": "ClientException", "Message": ""},
+        ),
         (400, b"<html>", {}, {"Code": "ServerException"}),
     ],
 )
@@ -297,7 +310,9 @@ def test_tags_come_from_ecs_with_the_agents_key_and_the_containers_name(start, w
     answer = running.get("/v4/e-a/taskWithTags")
     assert answer.json["TaskTags"] == answer.json["ContainerInstanceTags"] == {"k": "v"}
     assert [body["resourceArn"].split("/")[0].rpartition(":")[2] for _, body, _ in ecs.seen] == [
-        "container-instance", "task"]  # fmt: skip
+        "container-instance",
+        "task",
+    ]
     assert all(headers["User-Agent"].endswith(" container/app") for _, _, headers in ecs.seen)
     assert all("Credential=AGENT/" in headers["Authorization"] for _, _, headers in ecs.seen)
 
@@ -307,7 +322,12 @@ def test_profiling_serves_diagnostics_only_when_it_is_on(start, writers):
     writers.instance()
     running = start(ECS_ENABLE_RUNTIME_STATS="true")
     assert running.look("/").json["AvailableCommands"][3:] == [
-        "/debug/pprof/", "/debug/pprof/cmdline", "/debug/pprof/profile", "/debug/pprof/symbol", "/debug/pprof/trace"]  # fmt: skip
+        "/debug/pprof/",
+        "/debug/pprof/cmdline",
+        "/debug/pprof/profile",
+        "/debug/pprof/symbol",
+        "/debug/pprof/trace",
+    ]
     assert running.look("/debug/pprof").headers["Location"] == "/debug/pprof/"
     assert b"/debug/pprof/heap" in running.look("/debug/pprof/").body
     assert b"Greenlet" in running.look("/debug/pprof/goroutine").body
@@ -332,8 +352,14 @@ def ask_inside(pid: int, port: int, path: str, count: int) -> dict[int, int]:
     """Requests from inside the network namespace of `pid`; {} while nobody answers."""
     command = ["nsenter", "-t", str(pid), "-n", sys.executable, "-c", ASK, str(port), path, str(count)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=30)
-    return {int(k): v for k, v in json.loads(result.stdout.replace("{", '{"').replace(":", '":').replace(
-        ", ", ', "')).items()} if result.returncode == 0 else {}  # fmt: skip
+    return (
+        {
+            int(k): v
+            for k, v in json.loads(result.stdout.replace("{", '{"').replace(":", '":').replace(", ", ', "')).items()
+        }
+        if result.returncode == 0
+        else {}
+    )
 
 
 @pytest.mark.netns
@@ -344,9 +370,13 @@ def test_the_real_process_serves_its_ports_and_ends_on_sigterm(writers, run_dir,
     writers.instance()
     writers.credentials("c-a")
     environment = os.environ | {
-        "ECS_RUN_DIR": str(run_dir), "ECS_DATADIR": str(run_dir), "ECS_AUDIT_LOGFILE": str(run_dir / "audit.log"),
-        "AWS_DEFAULT_REGION": "us-west-2", "ECS_ENDPOINT_WORKERS": workers, "ECS_TASK_METADATA_RPS_LIMIT": "1,30",
-    }  # fmt: skip
+        "ECS_RUN_DIR": str(run_dir),
+        "ECS_DATADIR": str(run_dir),
+        "ECS_AUDIT_LOGFILE": str(run_dir / "audit.log"),
+        "AWS_DEFAULT_REGION": "us-west-2",
+        "ECS_ENDPOINT_WORKERS": workers,
+        "ECS_TASK_METADATA_RPS_LIMIT": "1,30",
+    }
     command = ["unshare", "-n", "sh", "-c", IN_NAMESPACE.format(python=sys.executable)]
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:

@@ -115,6 +115,13 @@ def docker(*arguments: str) -> str:
     return done.stdout.strip()
 
 
+def remove_containers(prefix: str) -> None:
+    """Remove every container of this session."""
+    found = docker("ps", "-aq", "--no-trunc", "--filter", f"label={names.FAMILY}={prefix}").split()
+    if found:
+        docker("rm", "-f", "-v", *found)
+
+
 @pytest.fixture(scope="session")
 def prefix() -> Iterator[str]:
     """A random word in every name of this session; what carries it is removed at the end."""
@@ -122,9 +129,7 @@ def prefix() -> Iterator[str]:
         pytest.skip("no Docker Engine")
     word = f"hands{secrets.token_hex(4)}"
     yield word
-    found = docker("ps", "-aq", "--no-trunc", "--filter", f"label={names.FAMILY}={word}").split()
-    if found:
-        docker("rm", "-f", "-v", *found)
+    remove_containers(word)
     volumes = [v for v in docker("volume", "ls", "-q").split() if word in v]
     if volumes:
         docker("volume", "rm", "-f", *volumes)
@@ -136,6 +141,7 @@ def image(prefix: str) -> Iterator[str]:
     name = f"{prefix}/busybox:1"
     images.make(name, prefix)
     yield name
+    remove_containers(prefix)  # an image in use would stay, without a name
     images.remove(name)
 
 

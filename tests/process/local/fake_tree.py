@@ -19,6 +19,7 @@ import docker  # noqa: E402
 import gevent  # noqa: E402
 import gevent.event  # noqa: E402
 
+from services.local.listener import listen  # noqa: E402
 from services.local.server import Server  # noqa: E402
 from tests.process.local.harness import FakeAgent, Json, Plane  # noqa: E402
 
@@ -81,7 +82,7 @@ def main() -> None:
     print("fake tree starts", flush=True)
     if os.environ.get("FAKE_TREE_FAILS"):
         sys.exit("fake tree: cannot start, as asked")
-    server = Server(Path(os.environ["ECS_DATADIR"]) / "local", int(os.environ["ECS_LOCAL_PORT"]), "us-east-1")
+    server = Server(Path(os.environ["ECS_DATADIR"]) / "local", listen(int(os.environ["ECS_LOCAL_PORT"])), "us-east-1")
     server.start()
     plane = Plane(Path())
     plane.port = server.port

@@ -28,8 +28,9 @@ monkey.patch_all()
 import gevent, gevent.event, logging, os, signal, sys
 logging.basicConfig(level=os.environ.get("LOCAL_LOG", "ERROR"))
 from pathlib import Path
+from services.local.listener import listen
 from services.local.server import Server
-server = Server(Path(sys.argv[1]), int(sys.argv[2]), "us-east-1")
+server = Server(Path(sys.argv[1]), listen(int(sys.argv[2])), "us-east-1")
 server.start()
 print(server.port, flush=True)
 stop = gevent.event.Event()

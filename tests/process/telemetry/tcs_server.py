@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import socket
 import struct
 import time
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ class Connection:
 
     target: str
     headers: dict[str, str]
-    socket: object
+    socket: socket.socket
     opened: float = field(default_factory=time.monotonic)
     frames: list[tuple[float, int, bytes]] = field(default_factory=list)  # time, opcode, payload
     closed: bool = False
@@ -47,7 +48,7 @@ class Connection:
 
     def drop(self) -> None:
         """End the TCP connection without a word."""
-        self.socket.close()
+        self.socket.shutdown(socket.SHUT_RDWR)
 
     @property
     def closes(self) -> list[bytes]:
@@ -148,6 +149,6 @@ class TcsServer:
                 connection.send(json.dumps({"type": ACKS[kind], "message": {"message": "ok"}}))
             elif opcode == 8 and self.answer_close:
                 connection.send(data[:2], 8)
-                connection.socket.close()
+                connection.drop()
                 connection.closed = True
                 return

@@ -30,9 +30,13 @@ ENDPOINT_ID = "11111111-2222-4333-8444-555555555555"
 DOCKER_ID = "ab" * 32
 PEER = ("172.17.0.3", "41822")
 CONFIG = {
-    "AWS_DEFAULT_REGION": "us-west-2", "ECS_BACKEND_HOST": "", "ECS_DETAILED_OS_FAMILY": "", "ECS_DISABLE_METRICS": False,
-    "ECS_INSTANCE_IP_COMPATIBILITY": "", "ECS_ALTERNATE_CREDENTIAL_PROFILE": "default",
-}  # fmt: skip
+    "AWS_DEFAULT_REGION": "us-west-2",
+    "ECS_BACKEND_HOST": "",
+    "ECS_DETAILED_OS_FAMILY": "",
+    "ECS_DISABLE_METRICS": False,
+    "ECS_INSTANCE_IP_COMPATIBILITY": "",
+    "ECS_ALTERNATE_CREDENTIAL_PROFILE": "default",
+}
 
 
 @dataclass
@@ -54,14 +58,24 @@ class Answer:
         return json.loads(self.body)
 
 
-def ask(app: Callable[..., Any], target: str, method: str = "GET", body: bytes = b"",
-        headers: dict[str, str] | None = None, peer: tuple[str, str] = PEER) -> Answer:  # fmt: skip
+def ask(
+    app: Callable[..., Any],
+    target: str,
+    method: str = "GET",
+    body: bytes = b"",
+    headers: dict[str, str] | None = None,
+    peer: tuple[str, str] = PEER,
+) -> Answer:
     """One request, as the HTTP layer hands it over."""
     path, mark, query = target.partition("?")
     environ: dict[str, Any] = {
-        "REQUEST_METHOD": method, "PATH_INFO": unquote_to_bytes(path).decode("latin-1"), "QUERY_STRING": query,
-        "REMOTE_ADDR": peer[0], "REMOTE_PORT": peer[1], "wsgi.input": io.BytesIO(body),
-    }  # fmt: skip
+        "REQUEST_METHOD": method,
+        "PATH_INFO": unquote_to_bytes(path).decode("latin-1"),
+        "QUERY_STRING": query,
+        "REMOTE_ADDR": peer[0],
+        "REMOTE_PORT": peer[1],
+        "wsgi.input": io.BytesIO(body),
+    }
     if mark and not query:
         environ["endpoint.bare_query"] = True
     for name, value in (headers or {}).items():
@@ -93,8 +107,9 @@ class World:
         self.source = Source(self.view, StubStore(), StubStore(), lambda: self.now)
         self.audit = Audit([self.lines.append], now=lambda: 1780308000.0)
         self.faults = FaultRoutes(Buckets(0.2, 1.0), self.tmp, self._run, lambda: None, lambda: self.now)
-        self.tasks = application(self.source, self.audit, Buckets(self.steady, self.burst), self.faults, CONFIG,
-                                 lambda: self.now)  # fmt: skip
+        self.tasks = application(
+            self.source, self.audit, Buckets(self.steady, self.burst), self.faults, CONFIG, lambda: self.now
+        )
         self.introspection = Introspection(self.source, folders=[self.tmp])
         self.view.set_instance(Instance(arn=INSTANCE_ARN, cluster="c", region="us-west-2"))
 
@@ -132,11 +147,17 @@ def container() -> Callable[..., Container]:
 
     def make(**more: Any) -> Container:
         given: dict[str, Any] = {
-            "name": "app", "image": "nginx:1", "image_id": "sha256:ab12", "docker_id": DOCKER_ID,
-            "docker_name": "ecs-web-3-app-90af8f", "endpoint_id": ENDPOINT_ID, "known": ContainerStatus.RUNNING,
-            "desired": ContainerStatus.RUNNING, "network_mode": "bridge",
+            "name": "app",
+            "image": "nginx:1",
+            "image_id": "sha256:ab12",
+            "docker_id": DOCKER_ID,
+            "docker_name": "ecs-web-3-app-90af8f",
+            "endpoint_id": ENDPOINT_ID,
+            "known": ContainerStatus.RUNNING,
+            "desired": ContainerStatus.RUNNING,
+            "network_mode": "bridge",
             "networks": (Network(name="bridge", ip_address="172.17.0.3"),),
-        }  # fmt: skip
+        }
         return Container(**(given | more))
 
     return make
@@ -148,9 +169,14 @@ def task(container: Callable[..., Container]) -> Callable[..., Task]:
 
     def make(**more: Any) -> Task:
         given: dict[str, Any] = {
-            "arn": ARN, "revision": 1, "family": "web", "version": "3", "known": TaskStatus.RUNNING,
-            "desired": TaskStatus.RUNNING, "containers": more.pop("containers", None) or (container(),),
-        }  # fmt: skip
+            "arn": ARN,
+            "revision": 1,
+            "family": "web",
+            "version": "3",
+            "known": TaskStatus.RUNNING,
+            "desired": TaskStatus.RUNNING,
+            "containers": more.pop("containers", None) or (container(),),
+        }
         return Task(**(given | more))
 
     return make
@@ -162,10 +188,16 @@ def credentials() -> Callable[..., Credentials]:
 
     def make(**more: Any) -> Credentials:
         given: dict[str, Any] = {
-            "credentials_id": "x", "task_arn": ARN, "role_type": "TaskApplication", "role_arn": "arn:aws:iam::1:role/r",
-            "access_key_id": "AKID", "secret_access_key": "SECRET", "session_token": "to<ken",
-            "expiration": "2026-06-01T16:00:00Z", "revision": 1,
-        }  # fmt: skip
+            "credentials_id": "x",
+            "task_arn": ARN,
+            "role_type": "TaskApplication",
+            "role_arn": "arn:aws:iam::1:role/r",
+            "access_key_id": "AKID",
+            "secret_access_key": "SECRET",
+            "session_token": "to<ken",
+            "expiration": "2026-06-01T16:00:00Z",
+            "revision": 1,
+        }
         return Credentials(**(given | more))
 
     return make

@@ -12,14 +12,21 @@ from services.endpoint.encode import docker_time, encode, number, seconds_text
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=10)  # fmt: skip
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
+)
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("<a>&", b'"\\u003ca\\u003e\\u0026"'), ("\u2028\u2029", b'"\\u2028\\u2029"'), ("é", '"é"'.encode()),
-     ("\ud800x", '"\ufffdx"'.encode()), ('"\\\n', b'"\\"\\\\\\n"')],
-)  # fmt: skip
+    [
+        ("<a>&", b'"\\u003ca\\u003e\\u0026"'),
+        ("\u2028\u2029", b'"\\u2028\\u2029"'),
+        ("é", '"é"'.encode()),
+        ("\ud800x", '"\ufffdx"'.encode()),
+        ('"\\\n', b'"\\"\\\\\\n"'),
+    ],
+)
 def test_strings_are_escaped_like_the_reference_does(text, expected):
     """HTML characters and line separators as escapes, other text as UTF-8, broken text as U+FFFD."""
     assert encode(text) == expected

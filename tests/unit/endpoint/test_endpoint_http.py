@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -104,9 +105,12 @@ def test_head_has_the_length_and_no_body(client):
 
 @pytest.mark.parametrize(
     ("request_head", "connection"),
-    [(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", "close"), (b"GET / HTTP/1.0\r\n\r\n", "close"),
-     (b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", "keep-alive")],
-)  # fmt: skip
+    [
+        (b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", "close"),
+        (b"GET / HTTP/1.0\r\n\r\n", "close"),
+        (b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", "keep-alive"),
+    ],
+)
 def test_the_client_decides_whether_the_connection_stays(client, request_head, connection):
     """HTTP/1.0 closes unless asked, HTTP/1.1 stays unless asked."""
     assert f"Connection: {connection}" in client.send(request_head).answer()[1]
@@ -118,14 +122,19 @@ def test_bodies_come_by_length_and_in_chunks(client):
     """Both framings, and the connection goes on after them."""
     client.send(b"PUT /body HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhel").send(b"lo")
     assert client.answer()[2] == b"PUT /body  hello"
-    client.send(b"PUT /body HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nT: 1\r\n\r\n")
+    client.send(
+        b"PUT /body HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nT: 1\r\n\r\n"
+    )
     assert client.answer()[2] == b"PUT /body  abcde"
     assert client.send(b"GET /b HTTP/1.1\r\nHost: h\r\n\r\n").answer()[2] == b"GET /b  "
 
 
 def test_a_body_that_nobody_reads_does_not_become_the_next_request(client):
     """It is thrown away, or the connection is closed."""
-    client.send(b"POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 18\r\n\r\nGET /evil HTTP/1.1GET /b HTTP/1.1\r\nHost: h\r\n\r\n")
+    client.send(
+        b"POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 18\r\n\r\nGET /evil HTTP/1.1GET /b HTTP/1.1\r\nHost: h\r\n\r\n"
+    )
     assert client.answer()[2] == b"POST /a  " and client.answer()[2] == b"GET /b  "
     client.send(b"POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 900000\r\n\r\n")
     assert "Connection: close" in client.answer()[1]
@@ -140,7 +149,9 @@ def test_expect_continue_is_answered_when_the_body_is_wanted(client):
     assert client.answer()[0] == 200
 
 
-@pytest.mark.parametrize("framing", [b"Content-Length: 1048577\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n100001\r\n"])
+@pytest.mark.parametrize(
+    "framing", [b"Content-Length: 1048577\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n100001\r\n"]
+)
 def test_a_body_without_measure_is_refused(client, framing):
     """The reference reads everything into memory (W15)."""
     client.send(b"PUT /body HTTP/1.1\r\nHost: h\r\n" + framing)
@@ -165,11 +176,13 @@ def test_a_body_without_measure_is_refused(client, framing):
         (b"GET / HTTP/1.1\r\nHost: a\r\nX: a\x00b\r\n\r\n", b"400 Bad Request"),
         (b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n", b"400 Bad Request"),
         (b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", b"400 Bad Request"),
-        (b"GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n",
-         b"501 Not Implemented: Unsupported transfer encoding"),
+        (
+            b"GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n",
+            b"501 Not Implemented: Unsupported transfer encoding",
+        ),
         (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 1_100_000, b"431 Request Header Fields Too Large"),
     ],
-)  # fmt: skip
+)
 def test_a_malformed_request_is_refused_and_the_connection_closed(client, data, answer):
     """The texts of the reference's library."""
     client.send(data)
@@ -181,10 +194,13 @@ def test_a_malformed_request_is_refused_and_the_connection_closed(client, data, 
 
 @pytest.mark.parametrize(
     ("head", "seen"),
-    [(b"GET http://x/abs?q HTTP/1.1\r\nHost: h\r\n\r\n", b"GET /abs q "), (b"GET /lf HTTP/1.1\nHost: h\n\n", b"GET /lf  "),
-     (b"GET /fold HTTP/1.1\r\nHost: h\r\nX: a\r\n b\r\n\r\n", b"GET /fold  "),
-     (b"GET /%41%2Fb HTTP/1.1\r\nHost: h\r\n\r\n", b"GET /A/b  ")],
-)  # fmt: skip
+    [
+        (b"GET http://x/abs?q HTTP/1.1\r\nHost: h\r\n\r\n", b"GET /abs q "),
+        (b"GET /lf HTTP/1.1\nHost: h\n\n", b"GET /lf  "),
+        (b"GET /fold HTTP/1.1\r\nHost: h\r\nX: a\r\n b\r\n\r\n", b"GET /fold  "),
+        (b"GET /%41%2Fb HTTP/1.1\r\nHost: h\r\n\r\n", b"GET /A/b  "),
+    ],
+)
 def test_unusual_but_valid_requests_are_served(client, head, seen):
     """Absolute form, bare line feeds, folded headers, escapes."""
     assert client.send(head).answer()[2] == seen
@@ -223,6 +239,19 @@ def test_an_answer_that_takes_too_long_is_not_sent(server):
     """The client sees the connection close without a byte."""
     server.write_seconds = 0.2
     assert Client(server).send(b"GET /slow HTTP/1.1\r\nHost: h\r\n\r\n").closed() == b""
+
+
+def test_a_server_that_stops_closes_idle_connections_at_once_and_lets_answers_finish(server):
+    """A restart must not take as long as the slowest keep-alive client waits."""
+    idle = Client(server).send(b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert idle.answer()[0] == 200
+    busy = Client(server).send(b"GET /slow HTTP/1.1\r\nHost: h\r\n\r\n")
+    gevent.sleep(0.1)
+    started = time.monotonic()
+    server.drain(3.0)
+    assert 0.2 < time.monotonic() - started < 1.5
+    assert idle.closed() == b""
+    assert b"Connection: close" in busy.closed()
 
 
 def test_a_busy_connection_does_not_starve_the_others(server):

@@ -48,12 +48,26 @@ def ecs(monkeypatch):
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b" ", b"junk", b"[]", b'"x"', b"5", b'{"ProtectionEnabled":"x"}', b'{"ProtectionEnabled":1}',
-     b'{"ProtectionEnabled":true,"X":1}', b'{"ProtectionEnabled":true,"ExpiresInMinutes":5.0}',
-     b'{"ProtectionEnabled":true,"ExpiresInMinutes":5e0}', b'{"ProtectionEnabled":true,"ExpiresInMinutes":"5"}',
-     b'{"ProtectionEnabled":true,"ExpiresInMinutes":true}', b'{"ProtectionEnabled":tru', b'{"ProtectionEnabled":NaN}',
-     b'{"ExpiresInMinutes":9223372036854775808}', b"[" * 5000],
-)  # fmt: skip
+    [
+        b"",
+        b" ",
+        b"junk",
+        b"[]",
+        b'"x"',
+        b"5",
+        b'{"ProtectionEnabled":"x"}',
+        b'{"ProtectionEnabled":1}',
+        b'{"ProtectionEnabled":true,"X":1}',
+        b'{"ProtectionEnabled":true,"ExpiresInMinutes":5.0}',
+        b'{"ProtectionEnabled":true,"ExpiresInMinutes":5e0}',
+        b'{"ProtectionEnabled":true,"ExpiresInMinutes":"5"}',
+        b'{"ProtectionEnabled":true,"ExpiresInMinutes":true}',
+        b'{"ProtectionEnabled":tru',
+        b'{"ProtectionEnabled":NaN}',
+        b'{"ExpiresInMinutes":9223372036854775808}',
+        b"[" * 5000,
+    ],
+)
 def test_a_body_that_does_not_decode_is_refused_before_the_look_up(world, body):
     """Case 55: 400 even for an unknown id."""
     answer = world.get("/api/nope/task-protection/v1/state", method="PUT", body=body)
@@ -89,29 +103,44 @@ def test_the_checks_come_in_order(world, task, ecs):
     """Cases 56, 57, 89 and 90: unknown id, missing field, missing credentials."""
     body = b"{}"
     assert world.get(PATH, method="PUT", body=body).body == (
-        b'{"error":{"Code":"ResourceNotFoundException","Message":"Failed to find a task for the request"}}')  # fmt: skip
+        b'{"error":{"Code":"ResourceNotFoundException","Message":"Failed to find a task for the request"}}'
+    )
     world.view.set_task(task(credentials_id="x"))
     answer = world.get(PATH, method="PUT", body=body)
-    assert (answer.status, answer.json["error"]) == (400, {
-        "Arn": ARN, "Code": "InvalidParameterException",
-        "Message": "Invalid request: does not contain 'ProtectionEnabled' field"})  # fmt: skip
+    assert (answer.status, answer.json["error"]) == (
+        400,
+        {
+            "Arn": ARN,
+            "Code": "InvalidParameterException",
+            "Message": "Invalid request: does not contain 'ProtectionEnabled' field",
+        },
+    )
     answer = world.get(PATH)
-    assert (answer.status, answer.json["error"]) == (403, {
-        "Arn": ARN, "Code": "AccessDeniedException",
-        "Message": "Invalid Request: no task IAM role credentials available for task"})  # fmt: skip
+    assert (answer.status, answer.json["error"]) == (
+        403,
+        {
+            "Arn": ARN,
+            "Code": "AccessDeniedException",
+            "Message": "Invalid Request: no task IAM role credentials available for task",
+        },
+    )
     assert not ecs.calls
 
 
 def test_ecs_is_asked_with_the_credentials_of_the_task_role(protected, ecs):
     """Case 88: the numbers go to ECS unchecked, cut to 32 bits."""
-    ecs.answer = lambda: {"protectedTasks": [{"taskArn": ARN, "protectionEnabled": True,
-                                              "expirationDate": datetime(2026, 6, 1, 12, 0, 0, 250_000, UTC)}]}  # fmt: skip
+    ecs.answer = lambda: {
+        "protectedTasks": [
+            {"taskArn": ARN, "protectionEnabled": True, "expirationDate": datetime(2026, 6, 1, 12, 0, 0, 250_000, UTC)}
+        ]
+    }
     for minutes, sent in (("-1", -1), ("4294967297", 1), ("60", 60)):
         body = f'{{"ProtectionEnabled":true,"ExpiresInMinutes":{minutes}}}'.encode()
         answer = protected.get(PATH, method="PUT", body=body)
         assert answer.body.decode() == (
             '{"protection":{"ExpirationDate":"2026-06-01T12:00:00.25Z","ProtectionEnabled":true,'
-            f'"TaskArn":"{ARN}"}}}}')  # fmt: skip
+            f'"TaskArn":"{ARN}"}}}}'
+        )
         operation, asked, region, keys = ecs.calls[-1]
         assert (operation, region) == ("update_task_protection", "us-west-2")
         assert asked == {"cluster": "c", "tasks": [ARN], "protectionEnabled": True, "expiresInMinutes": sent}
@@ -123,7 +152,8 @@ def test_get_asks_without_looking_at_its_body(protected, ecs):
     ecs.answer = lambda: {"protectedTasks": [{"taskArn": ARN, "protectionEnabled": False}], "failures": []}
     answer = protected.get(PATH, body=b"junk")
     assert answer.body.decode() == (
-        f'{{"protection":{{"ExpirationDate":null,"ProtectionEnabled":false,"TaskArn":"{ARN}"}}}}')  # fmt: skip
+        f'{{"protection":{{"ExpirationDate":null,"ProtectionEnabled":false,"TaskArn":"{ARN}"}}}}'
+    )
     assert ecs.calls[0][0] == "get_task_protection" and ecs.calls[0][1] == {"cluster": "c", "tasks": [ARN]}
 
 
@@ -137,18 +167,30 @@ def raising(error: Exception) -> Callable[[], Any]:
 @pytest.mark.parametrize(
     ("answer", "status", "body"),
     [
-        (lambda: {"failures": [{"arn": ARN, "reason": "DEPLOYMENT_BLOCKED"}]}, 200,
-         {"failure": {"Arn": ARN, "Detail": None, "Reason": "DEPLOYMENT_BLOCKED"}}),
-        (lambda: {"failures": [{}, {}]}, 500,
-         {"error": {"Arn": ARN, "Code": "ServerException", "Message": "Unexpected error occurred"}}),
+        (
+            lambda: {"failures": [{"arn": ARN, "reason": "DEPLOYMENT_BLOCKED"}]},
+            200,
+            {"failure": {"Arn": ARN, "Detail": None, "Reason": "DEPLOYMENT_BLOCKED"}},
+        ),
+        (
+            lambda: {"failures": [{}, {}]},
+            500,
+            {"error": {"Arn": ARN, "Code": "ServerException", "Message": "Unexpected error occurred"}},
+        ),
         (lambda: {}, 500, {"error": {"Arn": ARN, "Code": "ServerException", "Message": "Unexpected error occurred"}}),
-        (raising(EcsError("AccessDeniedException", "denied", 400, "")), 400,
-         {"requestID": "", "error": {"Arn": ARN, "Code": "AccessDeniedException", "Message": "denied"}}),
-        (raising(NoAnswer("slow")), 504,
-         {"error": {"Arn": ARN, "Code": "RequestCanceled", "Message": "Timed out calling ECS Task Protection API"}}),
+        (
+            raising(EcsError("AccessDeniedException", "denied", 400, "")),
+            400,
+            {"requestID": "", "error": {"Arn": ARN, "Code": "AccessDeniedException", "Message": "denied"}},
+        ),
+        (
+            raising(NoAnswer("slow")),
+            504,
+            {"error": {"Arn": ARN, "Code": "RequestCanceled", "Message": "Timed out calling ECS Task Protection API"}},
+        ),
         (raising(RuntimeError("boom")), 500, {"error": {"Arn": ARN, "Code": "ServerException", "Message": "boom"}}),
     ],
-)  # fmt: skip
+)
 def test_what_ecs_says_becomes_what_the_container_hears(protected, ecs, answer, status, body):
     """Cases 58, 59 and 87; and the reference's crash with an empty answer is a 500 here (W5)."""
     ecs.answer = answer
@@ -169,9 +211,17 @@ def test_tags_that_fail_cost_the_tags_and_not_the_answer(world, task, ecs):
     v4 = world.get(f"/v4/{E}/taskWithTags")
     assert v4.status == 200 and v4.json["ContainerInstanceTags"] == {"a": "<", "b": "2"}
     assert "TaskTags" not in v4.json
-    assert v4.json["Errors"] == [{"ErrorField": "TaskTags", "ResourceARN": ARN, "ErrorMessage": (
-        f"GetResourceTags failed for {ARN} after 1 attempts: operation error ECS: ListTagsForResource, https response "
-        "error StatusCode: 400, RequestID: rid, AccessDeniedException: no")}]  # fmt: skip
+    assert v4.json["Errors"] == [
+        {
+            "ErrorField": "TaskTags",
+            "ResourceARN": ARN,
+            "ErrorMessage": (
+                f"GetResourceTags failed for {ARN} after 1 attempts: operation error ECS: ListTagsForResource, "
+                "https response "
+                "error StatusCode: 400, RequestID: rid, AccessDeniedException: no"
+            ),
+        }
+    ]
     assert [c[1]["resourceArn"].split(":")[5].split("/")[0] for c in ecs.calls] == ["container-instance", "task"]
     keys = list(v4.json)
     assert keys.index("ContainerInstanceTags") < keys.index("Errors") < keys.index("Containers")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from common.model.task import Association, Container
+from common.model.task import Association
 from services.endpoint.paths import cleaned
 
 E = "11111111-2222-4333-8444-555555555555"
@@ -38,7 +36,11 @@ NO_CONTAINER = "unable to get container id from request: unable to get docker ID
         ("/v4/bad/associations/gpu", 400, f"V4 container associations handler: {NO_CONTAINER}bad"),
         ("/v3/bad/associations/gpu/x", 400, f"V3 container associations handler: {NO_TASK}bad"),
         ("/v2/metadata", 400, "Unable to get task arn from request: unable to associate '172.17.0.3' with task"),
-        ("/v2/metadataWithTags/", 400, "Unable to get task arn from request: unable to associate '172.17.0.3' with task"),
+        (
+            "/v2/metadataWithTags/",
+            400,
+            "Unable to get task arn from request: unable to associate '172.17.0.3' with task",
+        ),
         ("/v2/stats/", 400, "Unable to get task arn from request: unable to associate '172.17.0.3' with task"),
         ("/v4/a%3Cb", 404, f"V4 container metadata handler: {NO_DOCKER}a<b"),
         ("/v4/%C3%A9", 404, f"V4 container metadata handler: {NO_DOCKER}é"),
@@ -53,9 +55,24 @@ def test_what_is_not_found_is_told_in_the_words_of_its_version(world, path, stat
 
 @pytest.mark.parametrize(
     "path",
-    ["/", "/v9/x", f"/v4/{E}/ghost", "/v2/credentials", "/v1/credentials/", "/v3", "/v4", f"/v4/{E}/task/", f"/v4/{E}/",
-     f"/v4/{E}/tasks", "/v2/metadataWithTags/x", f"/v4/{E}/task/stats/", "/v2/splunk-token/x", "/api/x", "/v4/x%0A/task/y"],
-)  # fmt: skip
+    [
+        "/",
+        "/v9/x",
+        f"/v4/{E}/ghost",
+        "/v2/credentials",
+        "/v1/credentials/",
+        "/v3",
+        "/v4",
+        f"/v4/{E}/task/",
+        f"/v4/{E}/",
+        f"/v4/{E}/tasks",
+        "/v2/metadataWithTags/x",
+        f"/v4/{E}/task/stats/",
+        "/v2/splunk-token/x",
+        "/api/x",
+        "/v4/x%0A/task/y",
+    ],
+)
 def test_unknown_paths_are_plain_text_404(world, task, path):
     """Cases 14 and 96; they pay the throttle, and are not in the audit log."""
     world.view.set_task(task())
@@ -147,28 +164,52 @@ def test_credentials_are_served_by_both_versions(world, task, credentials):
     """Cases 16, 19 and 20: five keys, escaped HTML characters, any method."""
     world.view.set_task(task(credentials_id="x"))
     world.view.set_credentials("x", credentials())
-    expected = ('{"RoleArn":"arn:aws:iam::1:role/r","AccessKeyId":"AKID","SecretAccessKey":"SECRET",'
-                '"Token":"to\\u003cken","Expiration":"2026-06-01T16:00:00Z"}')  # fmt: skip
-    for answer in (world.get("/v2/credentials/x"), world.get("/v1/credentials?id=x", method="POST"),
-                   world.get("/v1/credentials?a=b&id=x&id=y")):  # fmt: skip
+    expected = (
+        '{"RoleArn":"arn:aws:iam::1:role/r","AccessKeyId":"AKID","SecretAccessKey":"SECRET",'
+        '"Token":"to\\u003cken","Expiration":"2026-06-01T16:00:00Z"}'
+    )
+    for answer in (
+        world.get("/v2/credentials/x"),
+        world.get("/v1/credentials?id=x", method="POST"),
+        world.get("/v1/credentials?a=b&id=x&id=y"),
+    ):
         assert (answer.status, answer.body.decode()) == (200, expected)
 
 
 @pytest.mark.parametrize(
     ("target", "status", "body"),
     [
-        ("/v1/credentials", 400, '{"code":"NoIdInRequest","message":"CredentialsV1Request: No Credential ID in the '
-                                 'request","HTTPErrorCode":400}'),
-        ("/v2/credentials/", 400, '{"code":"NoIdInRequest","message":"CredentialsV2Request: No Credential ID in the '
-                                  'request","HTTPErrorCode":400}'),
-        ("/v2/credentials/y", 400, '{"code":"InvalidIdInRequest","message":"CredentialsV2Request: Credentials not '
-                                   'found","HTTPErrorCode":400}'),
-        ("/v2/credentials/x", 503, '{"code":"CredentialsUninitialized","message":"CredentialsV2Request: Credentials '
-                                   'uninitialized for ID","HTTPErrorCode":503}'),
-        ("/v2/credentials/e", 503, '{"code":"CredentialsUninitialized","message":"CredentialsV2Request: Credentials '
-                                   'uninitialized for ID","HTTPErrorCode":503}'),
+        (
+            "/v1/credentials",
+            400,
+            '{"code":"NoIdInRequest","message":"CredentialsV1Request: No Credential ID in the '
+            'request","HTTPErrorCode":400}',
+        ),
+        (
+            "/v2/credentials/",
+            400,
+            '{"code":"NoIdInRequest","message":"CredentialsV2Request: No Credential ID in the '
+            'request","HTTPErrorCode":400}',
+        ),
+        (
+            "/v2/credentials/y",
+            400,
+            '{"code":"InvalidIdInRequest","message":"CredentialsV2Request: Credentials not found","HTTPErrorCode":400}',
+        ),
+        (
+            "/v2/credentials/x",
+            503,
+            '{"code":"CredentialsUninitialized","message":"CredentialsV2Request: Credentials '
+            'uninitialized for ID","HTTPErrorCode":503}',
+        ),
+        (
+            "/v2/credentials/e",
+            503,
+            '{"code":"CredentialsUninitialized","message":"CredentialsV2Request: Credentials '
+            'uninitialized for ID","HTTPErrorCode":503}',
+        ),
     ],
-)  # fmt: skip
+)
 def test_credentials_that_cannot_be_served_are_told_apart(world, task, target, status, body):
     """Cases 12, 13 and 15: pending before unknown."""
     world.view.set_task(task(credentials_id="x", execution_credentials_id="e"))
@@ -201,7 +242,7 @@ def test_the_audit_log_has_ten_fields_for_success_and_a_trailing_space_for_failu
     for target in ("/v2/credentials/x", "/v2/credentials/e", "/v1/credentials"):
         world.get(target, headers={"User-Agent": "aws-sdk-go-v2/1.30"})
     world.get("/v2/credentials/unknown")
-    who = 'arn:aws:ecs:us-west-2:111122223333:task/c/0a1b'
+    who = "arn:aws:ecs:us-west-2:111122223333:task/c/0a1b"
     tail = "2 c arn:aws:ecs:us-west-2:111122223333:container-instance/c/77"
     start = "2026-06-01T10:00:00Z {} 172.17.0.3:41822 "
     assert world.audited().splitlines() == [
@@ -229,95 +270,53 @@ def test_associations_are_null_when_there_are_none_and_raw_when_there_are(world,
     missing = world.get(f"/v4/{E}/associations/gpu/none")
     assert missing.status == 400 and missing.json == (
         "Unable to write container association response: unable to get association from association type gpu and "
-        "association name none")  # fmt: skip
+        "association name none"
+    )
     empty = world.get(f"/v4/{E}/associations/gpu/")
     assert empty.json == "V4 container associations handler: unable to get association name from request"
 
 
-# -- introspection ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("path", ["/", "/no/such/path", "/v1/tasks/", "/debug/pprof/"])
-def test_introspection_answers_every_unknown_path_with_its_commands(world, path):
-    """Case 1: there is no 404."""
-    answer = world.look(path, method="POST")
-    assert (answer.status, answer.header("Content-Type")) == (200, "text/plain; charset=utf-8")
-    assert answer.body == b'{"AvailableCommands":["/v1/metadata","/v1/tasks","/license"]}'
-
-
-def test_introspection_tells_who_the_agent_is(world):
-    """Installers read the ARN."""
-    answer = world.look("/v1/metadata")
-    assert list(answer.json) == ["Cluster", "ContainerInstanceArn", "Version"]
-    assert answer.json["Version"].startswith("Amazon ECS Agent - v1.105.1 (")
-
-
-def test_introspection_finds_tasks_by_arn_and_docker_id(world, task, container):
-    """Cases 2, 6, 7, 8 and 9."""
-    none = b'{"Arn":"","KnownStatus":"","Family":"","Version":"","Containers":null}'
-    assert world.look("/v1/tasks").body == b'{"Tasks":[]}'
-    world.view.set_task(task())
-    assert world.look("/v1/tasks").json["Tasks"][0]["Arn"] == ARN
-    for query in (f"taskarn={ARN}", f"dockerid={D}", f"dockerid={D[:12]}", "dockerid=", "dockerid=ab&dockerid=zz"):
-        assert world.look(f"/v1/tasks?{query}").json["Arn"] == ARN, query
-    for query, status in ((f"dockerid={D[:13]}", 404), ("dockerid=zz", 404), ("taskarn=nope", 404), ("taskarn=", 404),
-                          ("dockerid=x&taskarn=y", 400)):  # fmt: skip
-        answer = world.look(f"/v1/tasks?{query}")
-        assert (answer.status, answer.body) == (status, none), query
-    world.view.set_task(task(containers=(container(), container(name="b", docker_id="abc"))))
-    assert world.look("/v1/tasks?dockerid=ab").status == 400
-    assert world.look("/v1/tasks?TASKARN=x").json["Tasks"]
-
-
-def test_a_container_without_an_id_is_known_by_its_docker_name(world, task):
-    """The name is reserved before the container is created."""
-    world.view.set_task(task(containers=(Container(name="a", docker_name="ecs-web-3-a-ff"),)))
-    assert world.look("/v1/tasks?dockerid=ecs-web-3-a-ff").json["Arn"] == ARN
-
-
-def test_internal_tasks_are_not_listed_but_found(world, task):
-    """The relay and managed daemons are the agent's own."""
-    world.view.set_task(task(is_internal=True))
-    assert world.look("/v1/tasks").body == b'{"Tasks":[]}'
-    assert world.look(f"/v1/tasks?taskarn={ARN}").status == 200
-
-
-def test_introspection_redirects_with_a_page(world):
-    """Spec 06 §1.4."""
-    answer = world.look("//v1/tasks?a=1&b=2")
-    assert (answer.status, answer.header("Location")) == (301, "/v1/tasks?a=1&b=2")
-    assert answer.body == b'<a href="/v1/tasks?a=1&amp;b=2">Moved Permanently</a>.\n\n'
-    assert world.look("//v1/tasks", method="POST").body == b""
-
-
-def test_the_licence_texts_are_joined(world, tmp_path: Path):
-    """W1: the reference answers 500 because of a file name."""
-    assert world.look("/license").status == 500
-    (tmp_path / "LICENSE").write_text("ours")
-    (tmp_path / "THIRD_PARTY").write_text("theirs")
-    answer = world.look("/license")
-    assert (answer.status, answer.header("Content-Type")) == (200, "text/plain")
-    assert answer.body.decode() == "ours\n" + "=" * 80 + "\ntheirs"
-
-
-def test_a_broken_introspection_handler_gives_an_empty_500_and_closes(world, monkeypatch):
-    """The reference catches panics there."""
-    monkeypatch.setitem(world.introspection.routes, "/v1/metadata", lambda environ: 1 / 0)
-    answer = world.look("/v1/metadata")
-    assert (answer.status, answer.body, answer.header("Connection")) == (500, b"", "close")
-
-
 # -- anything --------------------------------------------------------------------------------------
 
-PARTS = st.sampled_from(["v1", "v2", "v3", "v4", "api", "credentials", "metadata", "stats", "task", E, D, "associations",
-                         "gpu", "x", "", "..", "%2F", "fault", "network-latency", "network-blackhole-port", "start",
-                         "task-protection", "state", "taskWithTags"])  # fmt: skip
+PARTS = st.sampled_from(
+    [
+        "v1",
+        "v2",
+        "v3",
+        "v4",
+        "api",
+        "credentials",
+        "metadata",
+        "stats",
+        "task",
+        E,
+        D,
+        "associations",
+        "gpu",
+        "x",
+        "",
+        "..",
+        "%2F",
+        "fault",
+        "network-latency",
+        "network-blackhole-port",
+        "start",
+        "task-protection",
+        "state",
+        "taskWithTags",
+    ]
+)
 TARGETS = st.lists(PARTS | st.text(max_size=4).map(lambda s: s.replace("?", "")), max_size=7).map("/".join)
 
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(path=TARGETS, query=st.text(max_size=20), method=st.sampled_from(["GET", "PUT", "POST", "HEAD", "X"]),
-       body=st.binary(max_size=60) | st.just(b'{"Port":1}'), agent=st.text(max_size=10))  # fmt: skip
+@given(
+    path=TARGETS,
+    query=st.text(max_size=20),
+    method=st.sampled_from(["GET", "PUT", "POST", "HEAD", "X"]),
+    body=st.binary(max_size=60) | st.just(b'{"Port":1}'),
+    agent=st.text(max_size=10),
+)
 def test_no_request_makes_either_server_fail(world, task, path, query, method, body, agent):
     """Arbitrary paths, methods and bodies never give a 500 but where the reference has one (v3 look-ups)."""
     world.now += 100.0

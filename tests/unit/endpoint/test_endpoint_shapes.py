@@ -22,27 +22,50 @@ from common.model.task import (
 E = "11111111-2222-4333-8444-555555555555"
 D = "ab" * 32
 ARN = "arn:aws:ecs:us-west-2:111122223333:task/c/0a1b"
-BINDINGS = (PortBinding(container_port=80, host_port=8080, bind_ip="0.0.0.0"),
-            PortBinding(container_port=80, host_port=8080, bind_ip="::"))  # fmt: skip
+BINDINGS = (
+    PortBinding(container_port=80, host_port=8080, bind_ip="0.0.0.0"),
+    PortBinding(container_port=80, host_port=8080, bind_ip="::"),
+)
 
 
 def eni(**more: Any) -> NetworkInterface:
-    given: dict[str, Any] = {"ec2_id": "eni-1", "mac_address": "06:96:9a:ce:a6:ce", "ipv4_addresses": ("10.0.1.9",),
-                             "subnet_gateway_ipv4": "10.0.1.1/24"}  # fmt: skip
+    given: dict[str, Any] = {
+        "ec2_id": "eni-1",
+        "mac_address": "06:96:9a:ce:a6:ce",
+        "ipv4_addresses": ("10.0.1.9",),
+        "subnet_gateway_ipv4": "10.0.1.1/24",
+    }
     return NetworkInterface(**(given | more))
 
 
 def test_the_example_of_the_specification_is_rendered_to_the_byte(world, task, container):
     """Field order, omissions and number formats of a whole awsvpc task in v4 (spec 06 §11.4)."""
     c = container(
-        docker_id="9c7e", memory_mib=256, labels={"com.amazonaws.ecs.task-definition-family": "web"},
-        created_at="2026-06-01T10:00:00.1Z", started_at="2026-06-01T10:00:01.250Z", log_driver="awslogs",
-        log_options={"awslogs-group": "g"}, container_arn="arn:aws:ecs:us-west-2:111122223333:container/c/0a1b/55")  # fmt: skip
+        docker_id="9c7e",
+        memory_mib=256,
+        labels={"com.amazonaws.ecs.task-definition-family": "web"},
+        created_at="2026-06-01T10:00:00.1Z",
+        started_at="2026-06-01T10:00:01.250Z",
+        log_driver="awslogs",
+        log_options={"awslogs-group": "g"},
+        container_arn="arn:aws:ecs:us-west-2:111122223333:container/c/0a1b/55",
+    )
     interface = eni(private_dns_name="ip-10-0-1-9.us-west-2.compute.internal")
-    world.view.set_instance(Instance(arn="i", cluster="c", availability_zone="us-west-2b",
-                                     availability_zone_id="usw2-az2", vpc_id="vpc-1"))  # fmt: skip
-    world.view.set_task(task(containers=(c,), network_mode="awsvpc", interfaces=(interface,), cpu=0.25, memory_mib=512,
-                             launch_type="EC2", pull_started_at=1780307990.1, pull_stopped_at=1780307998.22))  # fmt: skip
+    world.view.set_instance(
+        Instance(arn="i", cluster="c", availability_zone="us-west-2b", availability_zone_id="usw2-az2", vpc_id="vpc-1")
+    )
+    world.view.set_task(
+        task(
+            containers=(c,),
+            network_mode="awsvpc",
+            interfaces=(interface,),
+            cpu=0.25,
+            memory_mib=512,
+            launch_type="EC2",
+            pull_started_at=1780307990.1,
+            pull_stopped_at=1780307998.22,
+        )
+    )
     assert world.get(f"/v4/{E}/task").body.decode() == (
         '{"Cluster":"c","TaskARN":"arn:aws:ecs:us-west-2:111122223333:task/c/0a1b","Family":"web","Revision":"3",'
         '"DesiredStatus":"RUNNING","KnownStatus":"RUNNING","Limits":{"CPU":0.25,"Memory":512},"PullStartedAt":'
@@ -61,8 +84,12 @@ def test_the_example_of_the_specification_is_rendered_to_the_byte(world, task, c
 
 def test_the_example_of_introspection_is_rendered_to_the_byte(world, task, container):
     """A whole task as /v1/tasks shows it (spec 06 §3.3)."""
-    c = container(docker_id="9c7e", created_at="2026-06-01T10:00:00.1Z", started_at="2026-06-01T10:00:01.25Z",
-                  port_bindings=(PortBinding(container_port=80, host_port=32768),))  # fmt: skip
+    c = container(
+        docker_id="9c7e",
+        created_at="2026-06-01T10:00:00.1Z",
+        started_at="2026-06-01T10:00:01.25Z",
+        port_bindings=(PortBinding(container_port=80, host_port=32768),),
+    )
     world.view.set_task(task(containers=(c,)))
     assert world.look(f"/v1/tasks?taskarn={ARN}").body.decode() == (
         '{"Arn":"arn:aws:ecs:us-west-2:111122223333:task/c/0a1b","DesiredStatus":"RUNNING","KnownStatus":"RUNNING",'
@@ -113,8 +140,13 @@ def test_the_two_bindings_of_a_published_port_are_both_shown(world, task, contai
 
 def test_a_task_with_an_interface_shows_the_container_port_as_host_port(world, task, container):
     """Case 11."""
-    world.view.set_task(task(network_mode="awsvpc", interfaces=(eni(),),
-                             containers=(container(port_bindings=(PortBinding(container_port=80, host_port=32768),)),)))  # fmt: skip
+    world.view.set_task(
+        task(
+            network_mode="awsvpc",
+            interfaces=(eni(),),
+            containers=(container(port_bindings=(PortBinding(container_port=80, host_port=32768),)),),
+        )
+    )
     assert world.get(f"/v4/{E}").json["Ports"] == [{"ContainerPort": 80, "Protocol": "tcp", "HostPort": 80}]
 
 
@@ -136,10 +168,16 @@ def test_limits_of_a_container_are_always_there_and_those_of_a_task_only_when_se
         ((Network(name="bridge"),), "bridge", [{"NetworkMode": "bridge", "IPv4Addresses": [""]}]),
         ((Network(name="host"),), "host", [{"NetworkMode": "host", "IPv4Addresses": [""]}]),
         ((), "container:77", [{"NetworkMode": "container:77", "IPv4Addresses": [""]}]),
-        ((Network(name="n1", ip_address="10.1.0.2"), Network(name="n2", ip_address="10.2.0.2")), "n1",
-         [{"NetworkMode": "n1", "IPv4Addresses": ["10.1.0.2"]}, {"NetworkMode": "n2", "IPv4Addresses": ["10.2.0.2"]}]),
+        (
+            (Network(name="n1", ip_address="10.1.0.2"), Network(name="n2", ip_address="10.2.0.2")),
+            "n1",
+            [
+                {"NetworkMode": "n1", "IPv4Addresses": ["10.1.0.2"]},
+                {"NetworkMode": "n2", "IPv4Addresses": ["10.2.0.2"]},
+            ],
+        ),
     ],
-)  # fmt: skip
+)
 def test_networks_come_from_docker_and_an_empty_address_is_sent(world, task, container, networks, mode, expected):
     """Cases 36, 83 and 97: a list with one empty string is not an empty list."""
     world.view.set_task(task(containers=(container(networks=networks, network_mode=mode),)))
@@ -157,8 +195,12 @@ def test_only_v4_shows_the_ipv6_address_of_a_bridge_container(world, task, conta
 
 def test_a_dual_stack_interface_hides_its_ipv6_gateway(world, task):
     """Case 38."""
-    interface = eni(ipv4_addresses=("1.2.3.5",), subnet_gateway_ipv4="1.2.3.1/24", ipv6_addresses=("8:3:1:1:a::",),
-                    subnet_gateway_ipv6="8:3:1:1:1::/64")  # fmt: skip
+    interface = eni(
+        ipv4_addresses=("1.2.3.5",),
+        subnet_gateway_ipv4="1.2.3.1/24",
+        ipv6_addresses=("8:3:1:1:a::",),
+        subnet_gateway_ipv6="8:3:1:1:1::/64",
+    )
     world.view.set_task(task(network_mode="awsvpc", interfaces=(interface,)))
     item = world.get(f"/v4/{E}").json["Networks"][0]
     assert item["IPv4SubnetCIDRBlock"] == "1.2.3.0/24" and item["IPv6SubnetCIDRBlock"] == "8:3:1:1::/64"
@@ -169,8 +211,9 @@ def test_a_dual_stack_interface_hides_its_ipv6_gateway(world, task):
 
 def test_an_ipv6_only_interface_takes_the_prefix_length_of_its_gateway(world, task):
     """Case 39."""
-    interface = eni(ipv4_addresses=(), subnet_gateway_ipv4="", ipv6_addresses=("8:3:1:9::",),
-                    subnet_gateway_ipv6="8:3:1:1::/48")  # fmt: skip
+    interface = eni(
+        ipv4_addresses=(), subnet_gateway_ipv4="", ipv6_addresses=("8:3:1:9::",), subnet_gateway_ipv6="8:3:1:1::/48"
+    )
     world.view.set_task(task(network_mode="awsvpc", interfaces=(interface,)))
     item = world.get(f"/v4/{E}").json["Networks"][0]
     assert item["IPv6SubnetCIDRBlock"] == "8:3:1::/48" and item["SubnetGatewayIpv6Address"] == "8:3:1:1::/48"
@@ -221,11 +264,14 @@ def test_a_restart_count_of_zero_is_shown_under_a_restart_policy(world, task, co
     [
         ("docker", Health(), {}),
         ("", Health(status=HealthStatus.HEALTHY, since=1.0), None),
-        ("docker", Health(status=HealthStatus.HEALTHY, since=1780308000.5, output="ok", exit_code=3),
-         {"status": "HEALTHY", "statusSince": "2026-06-01T10:00:00.5Z", "exitCode": 3, "output": "ok"}),
+        (
+            "docker",
+            Health(status=HealthStatus.HEALTHY, since=1780308000.5, output="ok", exit_code=3),
+            {"status": "HEALTHY", "statusSince": "2026-06-01T10:00:00.5Z", "exitCode": 3, "output": "ok"},
+        ),
         ("docker", Health(since=1780308000.0, exit_code=0), {"statusSince": "2026-06-01T10:00:00Z"}),
     ],
-)  # fmt: skip
+)
 def test_health_is_an_object_exactly_when_docker_checks_it(world, task, container, kind, health, expected):
     """Cases 44, 45 and 86."""
     world.view.set_task(task(containers=(container(health_check_type=kind, health=health),)))
@@ -272,8 +318,9 @@ def test_a_registration_that_changes_the_cluster_is_seen_in_the_next_answer(worl
 
 def test_statuses_print_as_the_reference_prints_them(world, task, container):
     """A task in the state "pulled" prints as NONE (spec 06 §8.3)."""
-    world.view.set_task(task(known=TaskStatus.PULLED,
-                             containers=(container(known=ContainerStatus.RESOURCES_PROVISIONED),)))  # fmt: skip
+    world.view.set_task(
+        task(known=TaskStatus.PULLED, containers=(container(known=ContainerStatus.RESOURCES_PROVISIONED),))
+    )
     answer = world.get(f"/v4/{E}/task").json
     assert answer["KnownStatus"] == "NONE"
     assert answer["Containers"][0]["KnownStatus"] == "RESOURCES_PROVISIONED"
@@ -295,7 +342,8 @@ def test_v2_knows_the_caller_by_address(world, task):
     world.view.set_task(task(network_mode="awsvpc", interfaces=(eni(),), local_ip_address="169.254.172.2"))
     peer = ("169.254.172.2", "1")
     assert world.get("/v2/metadata", peer=peer).json["Containers"][0]["Networks"] == [
-        {"NetworkMode": "awsvpc", "IPv4Addresses": ["10.0.1.9"]}]  # fmt: skip
+        {"NetworkMode": "awsvpc", "IPv4Addresses": ["10.0.1.9"]}
+    ]
     assert world.get("/v2/metadata/", peer=peer).status == 200
     assert world.get(f"/v2/metadata/{D}", peer=peer).json["DockerId"] == D
     unknown = world.get("/v2/metadata/a/b", peer=peer)

@@ -13,8 +13,10 @@ from services.endpoint.stats import without_rates
 E = "11111111-2222-4333-8444-555555555555"
 D = "ab" * 32
 ARN = "arn:aws:ecs:us-west-2:111122223333:task/c/0a1b"
-SAMPLE = (b'{"read":"2026-06-01T10:00:00Z","networks":{"eth0":{"rx_bytes":1}},'
-          b'"network_rate_stats":{"rx_bytes_per_sec":100,"tx_bytes_per_sec":0.5}}')  # fmt: skip
+SAMPLE = (
+    b'{"read":"2026-06-01T10:00:00Z","networks":{"eth0":{"rx_bytes":1}},'
+    b'"network_rate_stats":{"rx_bytes_per_sec":100,"tx_bytes_per_sec":0.5}}'
+)
 
 
 def given_stats(world, *containers: ContainerStats) -> None:
@@ -65,7 +67,9 @@ def test_a_container_that_starts_is_seen_in_the_task_form(world, task, container
     world.view.set_task(task())
     given_stats(world, ContainerStats(docker_id=D, rendered=SAMPLE))
     assert set(world.get(f"/v4/{E}/task/stats").json) == {D}
-    world.view.set_task(task(revision=2, containers=(container(), container(name="b", docker_id="cd", endpoint_id="e"))))
+    world.view.set_task(
+        task(revision=2, containers=(container(), container(name="b", docker_id="cd", endpoint_id="e")))
+    )
     assert set(world.get(f"/v4/{E}/task/stats").json) == {D, "cd"}
 
 

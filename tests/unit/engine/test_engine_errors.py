@@ -92,7 +92,16 @@ def test_a_stopped_container_that_runs_again_is_stopped_once(brain, seen):
     it = brain(Container(name="app", image="i"), Container(name="b", image="i", essential=True))
     it.run("app", "b")
     it.event("die", seen=seen.exited(0))
-    assert [e.action for e in it.event("start", seen=seen.running())] == [Action.STOP]
+    later = seen.running(started_at="2026-06-01T12:00:00Z")
+    assert [e.action for e in it.event("start", seen=later)] == [Action.STOP]
+    assert it.event("start", seen=later) == []
+
+
+def test_a_late_result_is_not_taken_for_a_new_start(brain, seen):
+    """The inspect behind it was made before the exit that is known already."""
+    it = brain(Container(name="app", image="i"), Container(name="b", image="i", essential=True))
+    it.run("app", "b")
+    it.event("die", seen=seen.exited(0))
     assert it.event("start", seen=seen.running()) == []
 
 

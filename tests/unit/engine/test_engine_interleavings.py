@@ -147,6 +147,14 @@ class Interleavings(RuleBasedStateMachine):
         ended = [c for c in self.docker.containers.values() if c.state == "exited"]
         del self.docker.containers[ended[index % len(ended)].id]
 
+    @rule()
+    def the_containers_are_inspected(self) -> None:
+        """The poll of the worker; its results may be late."""
+        for container in self.task.containers:
+            idle = container.applied == ContainerStatus.NONE
+            if container.docker_id and container.known != ContainerStatus.STOPPED and idle:
+                self.pending.append(Effect(action=Action.INSPECT, target=container.name))
+
     @rule(failure=st.sampled_from(FAILURES), name=st.sampled_from((*NAMES, "cgroup")))
     def the_next_call_will_fail(self, failure: tuple[Action, str], name: str) -> None:
         """Any call may fail."""

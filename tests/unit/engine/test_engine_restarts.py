@@ -186,6 +186,19 @@ def test_a_running_container_with_a_stale_error_is_not_stopped(brain, altered, s
 def test_secrets_are_fetched_again(brain, altered):
     """Conformance case 58: their values are in memory only."""
     it = brain()
-    it.task = altered(it.task, resources=(Resource(kind="ssmsecret", name="ssmsecret", known=R.CREATED, desired=R.CREATED),))
+    secret = Resource(kind="ssmsecret", name="ssmsecret", known=R.CREATED, desired=R.CREATED)
+    it.task = altered(it.task, resources=(secret,))
     decision = back(it)
     assert Action.CREATE_RESOURCE in [e.action for e in decision.effects]
+
+
+def test_a_stop_that_was_cut_off_is_made_up_for(brain, seen):
+    """The start had timed out, the forced stop never reached Docker, and the process runs on."""
+    it = brain()
+    it.ends(Action.RESOLVE_MANIFEST)
+    it.ends(Action.PULL)
+    it.ends(Action.CREATE, observation=Observation(docker_id="d"))
+    it.ends(Action.START, error="DockerTimeoutError: Could not transition to started; timed out after waiting 3m0s")
+    decision = back(it, app=seen.running())
+    assert [e.action for e in decision.effects] == [Action.STOP]
+    assert decision.events == ()

@@ -40,7 +40,12 @@ def test_the_next_step_of_a_container_follows_the_table(known, desired, steady, 
 
 @pytest.mark.parametrize(
     ("known", "steady", "expected"),
-    [(C.NONE, C.RUNNING, C.MANIFEST_PULLED), (C.RUNNING, C.RUNNING, C.STOPPED), (C.RUNNING, RP, RP), (RP, RP, C.STOPPED)],
+    [
+        (C.NONE, C.RUNNING, C.MANIFEST_PULLED),
+        (C.RUNNING, C.RUNNING, C.STOPPED),
+        (C.RUNNING, RP, RP),
+        (RP, RP, C.STOPPED),
+    ],
 )
 def test_the_natural_next_status_ignores_what_is_desired(known, steady, expected):
     """Transition dependencies are looked up by it, also on the way down."""

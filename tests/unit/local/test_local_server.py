@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from services.local.listener import listen
 from services.local.server import Server, _application
 
 TARGET = "AmazonEC2ContainerServiceV20141113."
@@ -16,7 +17,7 @@ TARGET = "AmazonEC2ContainerServiceV20141113."
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     """Not started."""
-    made = Server(tmp_path / "local", 0, "us-east-1")
+    made = Server(tmp_path / "local", listen(0), "us-east-1")
     yield made
     made._listener.close()
     made._store.close()

@@ -150,7 +150,9 @@ def test_nothing_counts_as_published_when_no_task_had_anything():
     assert plain(report(book).tasks)[0]["containerMetrics"][0]["memoryStatsSet"]["sampleCount"] == 2
 
 
-@pytest.mark.parametrize("mode, reported", [("bridge", True), ("", True), ("host", False), ("none", False), ("x", False)])
+@pytest.mark.parametrize(
+    "mode, reported", [("bridge", True), ("", True), ("host", False), ("none", False), ("x", False)]
+)
 def test_only_bridge_tasks_report_the_network_of_each_container(mode, reported):
     """Case 19 and the table of spec 07 §8: the mode of the task decides."""
     book = book_of(task(network_mode=mode))
@@ -263,9 +265,9 @@ TargetResponseTime{ClusterName="default",ServiceName="web",le="+Inf"} 3
 def test_a_histogram_becomes_its_non_empty_buckets():
     """Case 36: with and without the suffix _bucket; the direction becomes the type of the wrapper."""
     for suffix in ("", "_bucket"):
-        text = "# TYPE T histogram\n" + "".join(
-            f'T{suffix}{{Direction="egress",le="{le}"}} {n}\n' for le, n in (("0.5", 1), ("1", 1), ("5", 3), ("+Inf", 3))
-        )
+        buckets = (("0.5", 1), ("1", 1), ("5", 3), ("+Inf", 3))
+        text = "# TYPE T histogram\n"
+        text += "".join(f'T{suffix}{{Direction="egress",le="{le}"}} {n}\n' for le, n in buckets)
         text += 'T_sum{Direction="egress"} 9\nT_count{Direction="egress"} 3\n'
         assert plain(wrappers(text)) == [
             {"generalMetrics": [{"metricCounts": [1, 2], "metricName": "T", "metricValues": [0.5, 5]}],

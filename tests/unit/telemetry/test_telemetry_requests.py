@@ -119,7 +119,9 @@ def test_an_idle_instance_sends_one_request_without_tasks():
     assert list(found["metadata"]) == ["cluster", "containerInstance", "fin", "idle", "messageId"]
 
 
-@pytest.mark.parametrize("count, expected", [(0, []), (2, [(2, True)]), (10, [(10, True)]), (11, [(10, False), (1, True)])])
+@pytest.mark.parametrize(
+    "count, expected", [(0, []), (2, [(2, True)]), (10, [(10, True)]), (11, [(10, False), (1, True)])]
+)
 def test_health_goes_ten_tasks_to_a_request(count, expected):
     """Case 34; nothing to watch makes no request."""
     tasks = [{"taskArn": f"task/{i}"} for i in range(count)]

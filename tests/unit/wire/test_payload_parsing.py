@@ -127,9 +127,9 @@ REFUSED = [
     ),
     (
         task(attachments=[{"attachmentType": "serviceconnectdetail"}]),
-        "error parsing service connect config value from the service connect attachment: missing service connect config "
-        "required key(s) in the attachment: found service connect config key: false, found service connect container "
-        "name key: false",
+        "error parsing service connect config value from the service connect attachment: missing service connect "
+        "config required key(s) in the attachment: found service connect config key: false, found service connect "
+        "container name key: false",
     ),
     (
         connect("{"),
@@ -183,9 +183,9 @@ def test_the_lines_of_a_bad_override_are_those_of_the_reference():
     with pytest.raises(InvalidTask) as caught:
         parse_task(container(overrides='{"cpu":1}'))
     assert caught.value.text == (
-        "Multiple error:\n\t0: Could not unmarshal ContainerOverrides in any supported way\n\t1: json: cannot unmarshal "
-        "string into Go value of type container.ContainerOverridesCopy\n\t2: Multiple error:\n\t0: Error unmarshalling "
-        "ContainerOverrides\n\t1: Unrecognized key: cpu"
+        "Multiple error:\n\t0: Could not unmarshal ContainerOverrides in any supported way\n\t1: json: cannot "
+        "unmarshal string into Go value of type container.ContainerOverridesCopy\n\t2: Multiple error:\n\t0: Error "
+        "unmarshalling ContainerOverrides\n\t1: Unrecognized key: cpu"
     )
 
 

@@ -1,0 +1,472 @@
+"""The parts that touch the network, against real sockets: WebSocket, ECS client, instance metadata."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent
+import gevent.event
+import pytest
+from botocore.credentials import ReadOnlyCredentials
+from gevent.server import StreamServer
+
+from common.errors import Temporary
+from services.acs import channel as channel_module
+from services.acs import credentials as credentials_module
+from services.acs import ecs as ecs_module
+from services.acs.channel import Channel, ChannelEnded, DialError, dial
+from services.acs.credentials import OwnCredentials
+from services.acs.ecs import ApiError, EcsClient, regional_endpoint
+from services.acs.identity import find_place, identity_document
+from services.acs.metadata import Metadata, MetadataError
+from services.acs.network import tls_context
+from services.acs.settings import Settings
+from tests.fakes.control_plane import Connection, ControlPlane, error
+
+
+class Keys:
+    """Credentials that never change."""
+
+    def __init__(self) -> None:
+        self.forgotten = 0
+
+    def keys(self) -> ReadOnlyCredentials:
+        return ReadOnlyCredentials("AKIDEXAMPLE", "EXAMPLEKEY", None, None)
+
+    def forget(self) -> None:
+        self.forgotten += 1
+
+
+def client(url: str, **changes: Any) -> EcsClient:
+    """A client of the server at `url`."""
+    return EcsClient(Settings(region="us-west-2", backend_host=url, **changes), Keys())  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def connected(control_plane: ControlPlane) -> Iterator[tuple[Channel, Connection]]:
+    """Both ends of an open connection."""
+    channel = dial(control_plane.url + "/acs/ws?x=1", {}, None)
+    while control_plane.live is None:
+        gevent.sleep(0.001)
+    gevent.sleep(0.01)
+    yield channel, control_plane.live
+    channel.cut("the test is over")
+
+
+# -- WebSocket ---------------------------------------------------------------------------------
+
+
+def test_messages_of_any_size_and_in_fragments_arrive_whole(connected):
+    """A payload may be megabytes; pings in between are answered and are no messages."""
+    channel, peer = connected
+    big = "x" * 3_000_000
+    writer = gevent.spawn(peer.text, big)
+    assert channel.receive().decode() == big
+    writer.join()
+    peer.frame(1, b"one ", fin=False)
+    peer.frame(9, b"p")
+    peer.frame(0, b"two", fin=True)
+    assert channel.receive() == b"one two"
+    while not peer.received:
+        gevent.sleep(0.001)
+    assert peer.received == [("pong", b"p")]
+
+
+def test_many_greenlets_may_send_at_once(connected, eventually):
+    """Frames never mix on the wire."""
+    channel, peer = connected
+    text = '{"type":"AckRequest","message":{"messageId":"%d-' + "y" * 70_000 + '"}}'
+    gevent.joinall([gevent.spawn(channel.send, text.replace("%d", str(n))) for n in range(20)])
+    eventually(lambda: len(peer.received) == 20)
+    assert len({m["messageId"] for _, m in peer.received}) == 20
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "expected"), [(1000, "bye", 1000), (1013, "later", 1013), (None, "", 1005), (4000, "own", 4000)]
+)
+def test_a_close_frame_is_answered_and_told(connected, eventually, code, text, expected):
+    """With the same code and without a text; an empty frame with an empty one."""
+    channel, peer = connected
+    peer.close(code, text)
+    with pytest.raises(ChannelEnded) as caught:
+        channel.receive()
+    assert (caught.value.code, caught.value.text) == (expected, text)
+    eventually(lambda: peer.close_frame is not None)
+    assert peer.close_frame == (b"" if code is None else code.to_bytes(2, "big"))
+    assert channel.send("x") is False
+
+
+@pytest.mark.parametrize(("end", "code"), [("fin", 1006), ("reset", 0)])
+def test_a_silent_end_differs_from_a_broken_connection(connected, end, code):
+    """The first is followed by an immediate reconnect, the second by a pause."""
+    channel, peer = connected
+    getattr(peer, end)()
+    with pytest.raises(ChannelEnded) as caught:
+        channel.receive()
+    assert caught.value.code == code
+
+
+def test_a_broken_protocol_ends_the_connection_as_an_error(connected, eventually):
+    """An invalid close code is answered with 1002."""
+    channel, peer = connected
+    peer.close(1006)
+    with pytest.raises(ChannelEnded) as caught:
+        channel.receive()
+    assert caught.value.code == 0
+    eventually(lambda: peer.close_frame == (1002).to_bytes(2, "big"))
+
+
+def test_cutting_wakes_the_reader_with_the_reason(connected):
+    """The heartbeat timer runs in another greenlet."""
+    channel, _ = connected
+    gevent.spawn_later(0.05, channel.cut, "no message came")
+    with pytest.raises(ChannelEnded, match="no message came") as caught:
+        channel.receive()
+    assert caught.value.code == 0
+
+
+def test_silence_has_a_limit(control_plane, monkeypatch):
+    """The read deadline, when not even a ping comes."""
+    monkeypatch.setattr(channel_module, "READ_SECONDS", 0.1)
+    channel = dial(control_plane.url + "/acs/ws", {}, None)
+    with pytest.raises(ChannelEnded, match="nothing was received"):
+        channel.receive()
+
+
+def test_a_refusal_is_read_from_the_body(control_plane):
+    """As an ACS exception, or quoted."""
+    control_plane.refusals.append((400, '{"InvalidInstanceException":"who are you"}'))
+    with pytest.raises(DialError, match="^InvalidInstanceException: who are you$"):
+        dial(control_plane.url + "/acs/ws", {}, None)
+    control_plane.refusals.append((503, "<html>busy</html>"))
+    with pytest.raises(DialError, match="response: <html>busy</html>: 503"):
+        dial(control_plane.url + "/acs/ws", {}, None)
+    with pytest.raises(DialError, match="404|400|200"):
+        dial(control_plane.url + "/nothing", {}, None)
+
+
+def serve(handler: Any, **options: Any) -> StreamServer:
+    """A raw server."""
+    server = StreamServer(("127.0.0.1", 0), handler, **options)
+    server.start()
+    return server
+
+
+def test_a_chunked_refusal_is_understood():
+    """A load balancer may answer that way."""
+
+    def answer(sock: socket.socket, _: Any) -> None:
+        sock.recv(4096)
+        body = b'{"InactiveInstanceException":"gone"}'
+        sock.sendall(b"HTTP/1.1 400 X\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
+
+    server = serve(answer)
+    with pytest.raises(DialError, match="^InactiveInstanceException: gone$"):
+        dial(f"http://127.0.0.1:{server.server_port}/ws", {}, None)
+    server.stop()
+
+
+def test_the_whole_handshake_has_one_deadline(monkeypatch):
+    """A server that sends a byte now and then must not hold the session up."""
+    monkeypatch.setattr(channel_module, "DIAL_SECONDS", 0.3)
+
+    def drip(sock: socket.socket, _: Any) -> None:
+        for _ in range(100):
+            sock.sendall(b"H")
+            gevent.sleep(0.05)
+
+    server = serve(drip)
+    begin = time.monotonic()
+    with pytest.raises(DialError):
+        dial(f"http://127.0.0.1:{server.server_port}/ws", {}, None)
+    assert time.monotonic() - begin < 1.0
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for localhost that nobody signed, and its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    folder = tmp_path_factory.mktemp("tls")
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext",
+         "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(cert)],
+        check=True, capture_output=True, timeout=30,
+    )  # fmt: skip
+    return cert, key
+
+
+def tunnel(seen: list[bytes]) -> Any:
+    """A proxy that knows CONNECT."""
+
+    def handle(sock: socket.socket, _: Any) -> None:
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += sock.recv(4096)
+        seen.append(head)
+        port = int(head.split(b" ")[1].rpartition(b":")[2])
+        other = socket.create_connection(("127.0.0.1", port))
+        sock.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+
+        def copy(source: socket.socket, sink: socket.socket) -> None:
+            while data := source.recv(65536):
+                sink.sendall(data)
+
+        gevent.joinall([gevent.spawn(copy, sock, other), gevent.spawn(copy, other, sock)], count=1)
+
+    return handle
+
+
+def test_tls_is_verified_unless_switched_off_and_a_proxy_is_tunnelled_through(control_plane, certificate, monkeypatch):
+    """The name is checked without the port; HTTPS falls back to HTTP_PROXY, with Basic authentication."""
+    cert, key = certificate
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    plane_port = int(control_plane.url.rpartition(":")[2])
+
+    def forward(sock: Any, _: Any) -> None:
+        other = socket.create_connection(("127.0.0.1", plane_port))
+        jobs = [(sock, other), (other, sock)]
+        gevent.joinall(
+            [gevent.spawn(lambda a, b: [b.sendall(d) for d in iter(lambda: a.recv(65536), b"")], *j) for j in jobs],
+            count=1,
+        )
+
+    server = serve(forward, ssl_context=context)
+    url = f"https://localhost:{server.server_port}/acs/ws"
+    with pytest.raises(DialError, match="CERTIFICATE_VERIFY_FAILED|certificate verify failed"):
+        dial(url, {}, tls_context())
+    dial(url, {}, tls_context(verify=False)).cut("")
+    dial(url, {}, tls_context(ca_bundle=str(cert))).cut("")
+    seen: list[bytes] = []
+    proxy = serve(tunnel(seen))
+    monkeypatch.setenv("HTTP_PROXY", f"http://me:secret@127.0.0.1:{proxy.server_port}")
+    monkeypatch.setattr(channel_module, "proxy_for", lambda u, e: _not_local(u, e))
+    dial(url, {}, tls_context(ca_bundle=str(cert))).cut("")
+    assert seen[0].startswith(b"CONNECT localhost:%d HTTP/1.1\r\n" % server.server_port)
+    assert b"Proxy-Authorization: Basic bWU6c2VjcmV0" in seen[0]
+    server.stop()
+    proxy.stop()
+
+
+def _not_local(url: str, environment: Any) -> Any:
+    """The rule never proxies loopback; the test asks it about another host."""
+    from services.acs.network import proxy_for
+
+    return proxy_for(url.replace("localhost", "elsewhere.test"), environment)
+
+
+# -- ECS client --------------------------------------------------------------------------------
+
+
+def test_a_call_is_signed_and_its_answer_read(control_plane):
+    """The body arrives as it was built, with the agent's own name."""
+    answer = client(control_plane.url).call("DiscoverPollEndpoint", {"cluster": "c", "zoneId": ""})
+    assert answer["endpoint"].endswith("/acs/")
+    (call,) = control_plane.calls
+    assert call.raw == '{"cluster":"c","zoneId":""}'
+    assert call.headers["content-type"] == "application/x-amz-json-1.1"
+    assert call.headers["x-amz-target"] == "AmazonEC2ContainerServiceV20141113.DiscoverPollEndpoint"
+
+
+@pytest.mark.parametrize(
+    ("answer", "calls", "code"),
+    [
+        (error("ThrottlingException"), 3, "ThrottlingException"),
+        (error("ServerException", "", 500), 3, "ServerException"),
+        (error("com.amazonaws.ecs#ServerException", "", 400), 1, "ServerException"),
+        (error("ClientException", "no"), 1, "ClientException"),
+        ((503, {}), 3, ""),
+        ((429, {}), 1, ""),
+    ],
+)
+def test_which_errors_are_tried_again(control_plane, monkeypatch, answer, calls, code):
+    """By the rules of the reference's SDK, three attempts in all."""
+    monkeypatch.setattr(ecs_module.random, "random", lambda: 0.0)
+    control_plane.faults["X"] = lambda body: answer
+    with pytest.raises(ApiError) as caught:
+        client(control_plane.url).call("X", {})
+    assert (len(control_plane.calls), caught.value.code) == (calls, code)
+
+
+def test_a_refused_connection_is_tried_again_and_an_unknown_host_is_not(monkeypatch):
+    """A name that does not exist will not exist in a second."""
+    pauses: list[float] = []
+    monkeypatch.setattr(ecs_module.time, "sleep", pauses.append)
+    with pytest.raises(ApiError, match="cannot be reached") as caught:
+        client("http://127.0.0.1:9").call("X", {})
+    assert (len(pauses), caught.value.retried) == (2, True)
+    with pytest.raises(ApiError) as unknown:
+        client("http://no-such-host.invalid").attempt("X", {})
+    if "Temporary failure" not in str(unknown.value):
+        assert not unknown.value.retried
+
+
+def test_an_attempt_has_one_deadline_whatever_stalls(control_plane, monkeypatch):
+    """A read time-out alone would not bound it; the connection is not used again."""
+    monkeypatch.setattr(ecs_module, "ATTEMPT_SECONDS", 0.2)
+    control_plane.gate.clear()
+    api = client(control_plane.url)
+    begin = time.monotonic()
+    with pytest.raises(ApiError, match="no answer within|timed out") as caught:
+        api.attempt("SubmitTaskStateChange", {})
+    assert time.monotonic() - begin < 1.0
+    assert caught.value.retried
+    control_plane.gate.set()
+    assert api.attempt("SubmitTaskStateChange", {}) == {"acknowledgment": "ok"}
+
+
+def test_a_wrong_clock_is_corrected_by_the_server_s():
+    """The second attempt is signed with the server's time."""
+    stamps: list[str] = []
+
+    def answer(sock: socket.socket, _: Any) -> None:
+        while True:
+            head = b""
+            while b"\r\n\r\n" not in head:
+                more = sock.recv(65536)
+                if not more:
+                    return
+                head += more
+            stamps.append(head.lower().partition(b"x-amz-date: ")[2][:16].decode())
+            body = b'{"__type":"InvalidSignatureException","message":"time"}' if len(stamps) == 1 else b"{}"
+            status = b"400 X" if len(stamps) == 1 else b"200 OK"
+            sock.sendall(
+                b"HTTP/1.1 %s\r\nDate: Mon, 15 Jun 2026 12:00:00 GMT\r\nContent-Length: %d\r\n\r\n%s"
+                % (status, len(body), body)
+            )
+
+    server = serve(answer)
+    api = client(f"http://127.0.0.1:{server.server_port}")
+    assert api.call("X", {}) == {}
+    assert stamps[1].startswith("20260615t1200")
+    server.stop()
+
+
+@pytest.mark.parametrize(
+    ("region", "changes", "url"),
+    [
+        ("us-west-2", {}, "https://ecs.us-west-2.amazonaws.com"),
+        ("cn-north-1", {}, "https://ecs.cn-north-1.amazonaws.com.cn"),
+        ("us-west-2", {"use_dual_stack": True}, "https://ecs.us-west-2.api.aws"),
+        ("us-gov-west-1", {"use_fips": True}, "https://ecs-fips.us-gov-west-1.amazonaws.com"),
+    ],
+)
+def test_the_region_s_own_endpoint(region, changes, url):
+    """When none is configured."""
+    assert regional_endpoint(region, Settings(**changes)) == url
+
+
+def test_a_region_that_is_none_is_named():
+    """The reader learns which variable to look at."""
+    for bad in ("", "nowhere"):
+        with pytest.raises(Temporary, match="AWS_DEFAULT_REGION"):
+            regional_endpoint(bad, Settings())
+
+
+# -- credentials -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An environment in which no source has any."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+def test_without_credentials_the_error_says_what_to_do(no_credentials, tmp_path):
+    """And the next call asks again."""
+    own = OwnCredentials(False, "default", str(tmp_path / "absent"))
+    with pytest.raises(Temporary, match="no valid providers in chain.*AWS_ACCESS_KEY_ID"):
+        own.keys()
+
+
+def test_the_rotating_file_is_read_again_every_minute(no_credentials, tmp_path, monkeypatch):
+    """In both modes; the environment comes first."""
+    path = tmp_path / "credentials"
+    path.write_text("[default]\naws_access_key_id = one\naws_secret_access_key = s\naws_session_token = t\n")
+    for external in (False, True):
+        assert OwnCredentials(external, "default", str(path)).keys()[:3] == ("one", "s", "t")
+    own = OwnCredentials(True, "default", str(path))
+    own.keys()
+    path.write_text("[default]\naws_access_key_id = two\naws_secret_access_key = s\n")
+    assert own.keys().access_key == "one"
+    monkeypatch.setattr(credentials_module.time, "monotonic", lambda now=time.monotonic() + 61: now)
+    assert own.keys().access_key == "two"
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "env")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+    assert OwnCredentials(True, "default", str(path)).keys().access_key == "env"
+
+
+def test_the_instance_role_comes_from_metadata(no_credentials, control_plane, monkeypatch, tmp_path):
+    """Through botocore, which honours the endpoint variable."""
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "false")
+    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", control_plane.url)
+    control_plane.metadata["meta-data/iam/security-credentials"] = "role"
+    control_plane.metadata["meta-data/iam/security-credentials/role"] = (
+        '{"Code":"Success","AccessKeyId":"A","SecretAccessKey":"S","Token":"T","Expiration":"2099-01-01T00:00:00Z"}'
+    )
+    assert OwnCredentials(False, "default", str(tmp_path / "absent")).keys()[:3] == ("A", "S", "T")
+
+
+# -- instance metadata -------------------------------------------------------------------------
+
+
+def test_the_place_of_the_instance_is_asked_for_at_once(control_plane):
+    """Version 2, with a token; a value that is not there is empty."""
+    metadata = Metadata({"AWS_EC2_METADATA_SERVICE_ENDPOINT": control_plane.url})
+    place = find_place(metadata)
+    assert (place.instance_id, place.vpc_id, place.subnet_id) == ("i-0123456789abcdef0", "vpc-0abc", "subnet-0abc")
+    assert (place.availability_zone_id, place.outpost_arn) == ("usw2-az1", "")
+    document, signature = identity_document(metadata)
+    assert '"instanceId"' in document
+    assert signature == "c2lnbmF0dXJl"
+
+
+def test_metadata_that_is_switched_off_is_not_asked(control_plane):
+    """Every value is empty at once."""
+    metadata = Metadata({"AWS_EC2_METADATA_SERVICE_ENDPOINT": control_plane.url, "AWS_EC2_METADATA_DISABLED": "TRUE"})
+    assert find_place(metadata).instance_id == ""
+    assert identity_document(metadata) == ("", "")
+    with pytest.raises(MetadataError, match="switched off"):
+        metadata.insist("instance-id")
+
+
+def test_an_operation_of_metadata_is_bounded_and_a_missing_value_is_not_asked_for_twice(control_plane, monkeypatch):
+    """A stalling service must not hold up the start."""
+    from services.acs import metadata as metadata_module
+
+    metadata = Metadata({"AWS_EC2_METADATA_SERVICE_ENDPOINT": control_plane.url})
+    begin = time.monotonic()
+    with pytest.raises(MetadataError) as caught:
+        metadata.meta("nothing")
+    assert caught.value.status == 404
+    assert time.monotonic() - begin < 0.5
+    monkeypatch.setattr(metadata_module, "OPERATION_SECONDS", 0.8)
+    monkeypatch.setattr(metadata_module, "PAUSE_SECONDS", 0.05)
+    stalled = serve(lambda sock, _: gevent.sleep(10))
+    silent = Metadata({"AWS_EC2_METADATA_SERVICE_ENDPOINT": f"http://127.0.0.1:{stalled.server_port}"})
+    begin = time.monotonic()
+    with pytest.raises(MetadataError):
+        silent.meta("instance-id")
+    assert time.monotonic() - begin < 1.5
+    stalled.stop(timeout=0)
+
+
+def test_identity_without_a_document_is_sent_without_a_signature(control_plane):
+    """The signature alone is worth nothing."""
+    del control_plane.metadata["dynamic/instance-identity/document"]
+    metadata = Metadata({"AWS_EC2_METADATA_SERVICE_ENDPOINT": control_plane.url})
+    assert identity_document(metadata, window_seconds=0.2) == ("", "")

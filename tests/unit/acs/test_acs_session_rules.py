@@ -1,0 +1,226 @@
+"""Signature, URL, endings and back-off of the ACS session, without a network (spec 02 §1, §3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gevent.event
+import pytest
+from botocore.credentials import ReadOnlyCredentials
+
+from common.clock import VirtualClock
+from common.errors import AgentError, Temporary
+from services.acs import session as module
+from services.acs.channel import ChannelEnded, DialError
+from services.acs.discovery import KEPT_SECONDS, Discovery
+from services.acs.network import Proxy, UnusableProxy, proxy_for
+from services.acs.session import Next, Session, endpoint_url, verdict
+from services.acs.settings import Settings
+from services.acs.signing import sign
+
+INSTANCE = "arn:aws:ecs:us-west-2:123456789012:container-instance/default/0123456789abcdef0123456789abcdef"
+QUERY = (
+    "clusterArn=default&containerInstanceArn=arn%3Aaws%3Aecs%3Aus-west-2%3A123456789012%3Acontainer-instance%2Fdefault"
+    "%2F0123456789abcdef0123456789abcdef&dockerVersion=DockerVersion%3A{space}25.0.8&protocolVersion=2"
+    "&sendCredentials=true&seqNum=1"
+)
+
+
+def test_the_signature_is_that_of_the_published_vector(monkeypatch):
+    """A wrong canonical query or an extra signed header would change it (spec 02 §1.3)."""
+    monkeypatch.setattr(module, "COMMIT", "a8b3e7d3")
+    monkeypatch.setattr(module, "VERSION", "1.105.1")
+    sent, signed = endpoint_url("https://ecs-a-5.us-west-2.amazonaws.com", "default", INSTANCE, "25.0.8", True)
+    head = "https://ecs-a-5.us-west-2.amazonaws.com/ws?agentHash=a8b3e7d3&agentVersion=1.105.1&"
+    assert sent == head + QUERY.format(space="+")
+    assert signed == head + QUERY.format(space="%20")
+    keys = ReadOnlyCredentials("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", "TOKEN+/==", None)
+    headers = sign(
+        "GET", signed, {"Host": "ecs-a-5.us-west-2.amazonaws.com"}, b"", keys, "us-west-2", 1781524800.0
+    )  # fmt: skip
+    assert headers["X-Amz-Date"] == "20260615T120000Z"
+    assert headers["Authorization"] == (
+        "AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/20260615/us-west-2/ecs/aws4_request, "
+        "SignedHeaders=host;x-amz-date;x-amz-security-token, "
+        "Signature=bf6be72d7847bede5704e97a5438869de1cea9246d19923c92bc72cbba837bed"
+    )
+    assert "X-Amz-Content-SHA256" not in headers
+
+
+def test_the_url_has_one_slash_and_only_known_parameters():
+    """No Docker version, no parameter; another scheme is an error, not a crash."""
+    with_slash, _ = endpoint_url("https://h.example/", "c", "i", "", False)
+    assert with_slash == endpoint_url("https://h.example", "c", "i", "", False)[0]
+    assert with_slash.startswith("https://h.example/ws?agentHash=")
+    assert "dockerVersion" not in with_slash
+    assert "sendCredentials=false" in with_slash
+    for bad in ("", "ftp://x"):
+        with pytest.raises(AgentError, match="unknown scheme"):
+            endpoint_url(bad, "c", "i", "", False)
+
+
+@pytest.mark.parametrize(
+    ("error", "follows"),
+    [
+        (ChannelEnded("closed", 1000), Next.AT_ONCE),
+        (ChannelEnded("closed", 1001), Next.AT_ONCE),
+        (ChannelEnded("closed", 1011, "x"), Next.AT_ONCE),
+        (ChannelEnded("no close frame", 1006), Next.AT_ONCE),
+        (ChannelEnded("closed", 1005), Next.BACK_OFF),
+        (ChannelEnded("closed", 1013), Next.BACK_OFF),
+        (ChannelEnded("closed", 4000), Next.BACK_OFF),
+        (ChannelEnded("reset"), Next.BACK_OFF),
+        (ChannelEnded("closed", 1008, "InactiveInstanceException: gone"), Next.INACTIVE),
+        (ChannelEnded("closed", 1000, "InactiveInstanceException: gone"), Next.AT_ONCE),
+        (DialError("InactiveInstanceException: gone"), Next.INACTIVE),
+        (DialError("unable to dial h response: <b>InactiveInstanceException</b>"), Next.INACTIVE),
+        (DialError("InvalidClusterException: Invalid cluster"), Next.BACK_OFF),
+        (Temporary("no credentials"), Next.BACK_OFF),
+    ],
+)
+def test_what_follows_the_end_of_a_connection(error, follows):
+    """The table of spec 02 §3.2, row by row."""
+    assert verdict(error) is follows
+
+
+class Script(Session):
+    """A session whose connections end as scripted; it waits without time."""
+
+    def __init__(self, *ends: AgentError) -> None:
+        self.waits: list[float] = []
+        self.told: list[tuple[bool, str]] = []
+        stopping = gevent.event.Event()
+        super().__init__(
+            Settings(), None, None, "arn", "", None, lambda up, why: self.told.append((up, why)), stopping  # type: ignore[arg-type]
+        )  # fmt: skip
+        self.ends, self.stopping = list(ends), stopping
+        self._stopping = self  # type: ignore[assignment]
+
+    def is_set(self) -> bool:
+        return not self.ends
+
+    def wait(self, seconds: float) -> None:
+        self.waits.append(seconds)
+
+    def _one_connection(self) -> None:
+        end = self.ends[0]
+        try:
+            if str(end) == "lived long":
+                self._backoff.reset()
+            raise end
+        finally:
+            if len(self.ends) == 1:
+                self._after(end)
+            self.ends.pop(0)
+
+
+def test_delays_grow_and_every_orderly_end_resets_them():
+    """Within [b, 1.2 b); an orderly end has no delay at all."""
+    failed, closed = DialError("refused"), ChannelEnded("closed", 1000)
+    script = Script(*[failed] * 10, closed, failed, failed)
+    script.run()
+    bases = [0.25 * 1.5**n for n in range(10)] + [0.25]
+    assert len(script.waits) == 11 + 1
+    for base, waited in zip(bases, script.waits, strict=False):
+        assert base <= waited < base * 1.2
+
+
+def test_a_connection_that_lived_long_begins_the_delays_anew():
+    """One that broke soon goes on where the delays were."""
+    failed, broke, long = DialError("refused"), ChannelEnded("reset"), ChannelEnded("lived long")
+    script = Script(failed, failed, broke, long, failed, failed)
+    script.run()
+    assert 0.5625 <= script.waits[2] < 0.5625 * 1.2
+    assert 0.25 <= script.waits[3] < 0.3
+
+
+def test_a_deregistered_instance_waits_an_hour_and_keeps_the_back_off():
+    """The reason is published in words."""
+    gone, failed = DialError("InactiveInstanceException: gone"), DialError("refused")
+    script = Script(failed, gone, failed, failed)
+    script.run()
+    assert script.waits[1] == 3600.0
+    assert 0.375 <= script.waits[2] < 0.45
+    assert (False, "InactiveInstanceException: gone") in script.told
+
+
+class Api:
+    """DiscoverPollEndpoint from a script."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers, self.calls = list(answers), 0
+
+    def call(self, operation: str, body: Any) -> dict[str, Any]:
+        self.calls += 1
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return {"endpoint": answer} if answer else {}
+
+
+def test_the_endpoint_is_kept_for_twelve_hours_and_an_old_one_is_better_than_none():
+    """The expired answer is used, but not kept: the next look-up asks again."""
+    clock, api = VirtualClock(), Api("https://a", Temporary("down"), "https://b")
+    discovery = Discovery(api, "c", "i", clock)
+    assert [discovery.endpoint() for _ in range(3)] == ["https://a"] * 3
+    clock.advance(KEPT_SECONDS + 1)
+    assert discovery.endpoint() == "https://a"
+    assert discovery.endpoint() == "https://b"
+    assert api.calls == 3
+
+
+def test_an_answer_without_an_endpoint_is_not_kept():
+    """The reference would repeat its error for twelve hours."""
+    discovery = Discovery(Api("", "https://a"), "c", "i", VirtualClock())
+    with pytest.raises(Temporary, match="no endpoint returned; nil"):
+        discovery.endpoint()
+    assert discovery.endpoint() == "https://a"
+
+
+def test_an_endpoint_that_cannot_be_connected_to_is_asked_for_anew():
+    """After five failures in a row; a success in between counts from zero."""
+    api = Api("https://a", "https://b")
+    discovery = Discovery(api, "c", "i", VirtualClock())
+    discovery.endpoint()
+    for success in (False, False, False, False, True, False, False, False, False):
+        discovery.connected(success)
+    assert discovery.endpoint() == "https://a"
+    discovery.connected(False)
+    assert discovery.endpoint() == "https://b"
+
+
+def test_a_configured_endpoint_is_taken_as_it_is():
+    """No call at all."""
+    assert Discovery(Api(), "c", "i", VirtualClock(), "https://fixed").endpoint() == "https://fixed"
+
+
+@pytest.mark.parametrize(
+    ("url", "environment", "proxy"),
+    [
+        ("https://e.x", {"HTTPS_PROXY": "http://p:1"}, Proxy("p", 1)),
+        ("https://e.x", {"HTTP_PROXY": "p:1"}, Proxy("p", 1)),
+        ("https://e.x", {"HTTPS_PROXY": "a:1", "https_proxy": "b:1"}, Proxy("a", 1)),
+        ("http://e.x", {"HTTPS_PROXY": "p:1"}, None),
+        ("https://e.x", {"HTTP_PROXY": "http://u:s@p:8"}, Proxy("p", 8, "u", "s")),
+        ("https://localhost", {"HTTP_PROXY": "p:1"}, None),
+        ("http://127.0.0.2", {"HTTP_PROXY": "p:1"}, None),
+        ("http://169.254.169.254", {"HTTP_PROXY": "p:1"}, None),
+        ("https://a.e.x", {"HTTP_PROXY": "p:1", "NO_PROXY": "b, E.x"}, None),
+        ("https://e.x", {"HTTP_PROXY": "p:1", "NO_PROXY": ".e.x"}, Proxy("p", 1)),
+        ("https://a.e.x", {"HTTP_PROXY": "p:1", "NO_PROXY": "*.e.x"}, None),
+        ("https://e.x:444", {"HTTP_PROXY": "p:1", "NO_PROXY": "e.x:443"}, Proxy("p", 1)),
+        ("https://10.1.2.3", {"HTTP_PROXY": "p:1", "no_proxy": "10.0.0.0/8"}, None),
+        ("https://e.x", {"HTTP_PROXY": "p:1", "NO_PROXY": "*"}, None),
+        ("https://e.x", {"HTTP_PROXY": "http://p:notaport"}, None),
+        ("https://e.x", {}, None),
+    ],
+)
+def test_which_proxy_a_request_takes(url, environment, proxy):
+    """The rules of the reference, not those of the usual libraries (spec 01 §8.4)."""
+    assert proxy_for(url, environment) == proxy
+
+
+def test_a_proxy_that_cannot_be_used_is_named():
+    """Going without it would be worse: it may be there to be the only way out."""
+    with pytest.raises(UnusableProxy, match="HTTPS_PROXY names a proxy of the kind 'socks5'"):
+        proxy_for("https://e.x", {"HTTPS_PROXY": "socks5://p:1"})

@@ -1,0 +1,94 @@
+"""Host resources: who may begin, who waits, and that nobody starves (spec 03 §5)."""
+
+from common.model.task import Container, PortMapping, Task
+from services.engine.core.hosts import PASSES, Demand, Host, Queue, demand_of
+
+
+def queue(cpu=1024, memory=1000, **more):
+    """A host of one vCPU."""
+    return Queue(Host(cpu=cpu, memory_mib=memory, **more))
+
+
+def admit(q):
+    """The tasks that may begin now."""
+    return list(q.admit())
+
+
+def test_tasks_begin_in_order_until_the_host_is_full():
+    """Conformance case 29."""
+    q = queue()
+    for arn in ("t0", "t1", "t2"):
+        q.enter(arn, Demand(cpu=512))
+    assert admit(q) == ["t0", "t1"]
+    q.release("t0")
+    assert admit(q) == ["t2"]
+
+
+def test_a_task_that_fits_passes_one_that_waits_but_not_for_ever():
+    """Head-of-line blocking would keep small tasks pending; unbounded passing would starve the large one."""
+    q = queue()
+    q.enter("running", Demand(cpu=512))
+    assert admit(q) == ["running"]
+    q.enter("large", Demand(cpu=1024))
+    for n in range(PASSES + 1):
+        q.enter(f"small{n}", Demand(cpu=10))
+    assert admit(q) == ["small0", "small1"]
+    assert admit(q) == []
+    for arn in ("running", "small0", "small1"):
+        q.release(arn)
+    assert admit(q) == ["large"]
+
+
+def test_a_task_that_this_host_can_never_hold_blocks_nobody():
+    """Conformance case 32: a reserved port is never free, so the task waits for ever and the others need not."""
+    q = queue(tcp=frozenset({22}))
+    q.enter("ssh", Demand(tcp=frozenset({22})))
+    for n in range(5):
+        q.enter(f"t{n}", Demand(cpu=10))
+    assert admit(q) == [f"t{n}" for n in range(5)]
+    assert [w.arn for w in q.waiting] == ["ssh"]
+
+
+def test_a_port_is_held_by_one_task_at_a_time():
+    """Conformance case 85; tcp and udp are apart."""
+    q = queue()
+    q.enter("a", Demand(tcp=frozenset({80})))
+    q.enter("b", Demand(tcp=frozenset({80, 81})))
+    q.enter("c", Demand(udp=frozenset({80})))
+    assert admit(q) == ["a", "c"]
+    assert q.release("a")
+    assert admit(q) == ["b"]
+
+
+def test_holding_and_releasing_are_idempotent():
+    """Keyed by ARN: a second time changes nothing."""
+    q = queue()
+    q.enter("a", Demand(cpu=1024))
+    assert admit(q) == ["a"]
+    q.enter("a", Demand(cpu=1024))
+    assert q.waiting == []
+    assert q.release("a")
+    assert not q.release("a")
+
+
+def test_a_stopped_task_leaves_the_queue():
+    """Conformance case 31."""
+    q = queue()
+    q.enter("a", Demand(cpu=2048))
+    q.release("a")
+    assert q.waiting == []
+
+
+def test_the_demand_of_a_task_is_its_limit_or_the_sum_of_its_containers():
+    """Spec 03 §5.1; dynamic ports and ranges are not accounted for, a reservation beats the limit."""
+    ports = (
+        PortMapping(container_port=80, host_port=8080),
+        PortMapping(container_port=53, host_port=53, protocol="udp"),
+        PortMapping(container_port=81),
+    )
+    a = Container(name="a", cpu_shares=100, memory_mib=300, port_mappings=ports)
+    b = Container(name="b", cpu_shares=28, memory_mib=300, docker_host_config='{"memoryReservation":134217728}')
+    sums = demand_of(Task(arn="t", containers=(a, b)))
+    assert sums == Demand(cpu=128, memory_mib=428, tcp=frozenset({8080}), udp=frozenset({53}))
+    limits = demand_of(Task(arn="t", containers=(a, b), cpu=0.25, memory_mib=512, network_mode="awsvpc"))
+    assert limits == Demand(cpu=256, memory_mib=512)
