@@ -18,7 +18,10 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
     packages=find_namespace_packages(include=["common", "common.*", "services", "services.*"]),
-    data_files=[("share/ecs-agent", ["supervisord.conf"])],
+    data_files=[
+        ("share/ecs-agent", ["supervisord.conf"]),
+        ("share/ecs-agent/examples", ["examples/hello.json"]),
+    ],
     install_requires=[
         "supervisor>=4.2,<5",  # the process tree
         "gevent>=24.2",  # cooperative concurrency in every process

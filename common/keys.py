@@ -10,7 +10,7 @@ from typing import Generic, Literal, TypeVar
 
 from msgspec import Struct
 
-from common.model.agent import Credentials, DockerFacts, ImageReference, Instance, Sent, Session, TaskStats
+from common.model.agent import Credentials, DockerFacts, ImageReference, Instance, Restarted, Sent, Session, TaskStats
 from common.model.task import Task
 
 T = TypeVar("T", bound=Struct)
@@ -46,6 +46,7 @@ SENT = Kind("sent", Sent, "acs", "durable")
 SESSION = Kind("session", Session, "acs", "volatile")
 CREDENTIALS = Kind("credentials", Credentials, "acs", "volatile")
 STATS = Kind("stats", TaskStats, "telemetry", "volatile")
+RESTARTS = Kind("restarts", Restarted, "telemetry", "durable")
 
 INSTANCE_ID = "instance"
 FACTS_ID = "docker"

@@ -120,3 +120,15 @@ class TaskStats(Document, frozen=True, kw_only=True):
     revision: int = 0
     arn: str = ""
     containers: tuple[ContainerStats, ...] = ()
+
+
+class Restarted(Document, frozen=True, kw_only=True):
+    """The last restart of one container by its policy, for stats that go on counting (spec 07 §7).
+
+    Written by telemetry under the Docker id, at a restart only; `before` is the stats object of the moment before.
+    """
+
+    revision: int = 0
+    docker_id: str = ""
+    seen_at: int = 0  # nanoseconds since 1970
+    before: bytes = b""

@@ -1,6 +1,6 @@
-"""What the instance's own life means for the agent: warm pools before, spot interruptions after registration.
+"""What the instance's own life means for the agent: a failed first boot, warm pools, spot interruptions.
 
-Both ask the metadata service (ECS agent behaviour, spec 01 §5.7, §5.9).
+All ask the metadata service (ECS agent behaviour, spec 01 §5.2, §5.7, §5.9).
 """
 
 from __future__ import annotations
@@ -24,7 +24,24 @@ PASSING = (0, 404, 429, 500, 502, 503, 504)  # 0: no answer
 SPOT_SECONDS = 1.0
 SPOT_ACTIONS = ("hibernate", "terminate", "stop")
 
+CLOUD_INIT_RESULT = "/var/lib/cloud/data/result.json"
+
 Wait = Callable[[float], bool]  # sleeps; False when the process is to stop
+
+
+def check_first_boot(metadata: Metadata, path: str = CLOUD_INIT_RESULT) -> None:
+    """Raise Terminal when cloud-init found no data source although there is user data: the set-up did not happen."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            source = json.load(file)["v1"]["datasource"]
+        user_data = metadata.get("user-data") if source == "DataSourceNone" else ""
+    except (OSError, ValueError, KeyError, TypeError, MetadataError):
+        return  # no statement of cloud-init, or no user data: nothing was missed
+    if user_data:
+        raise Terminal(
+            f"cloud-init ran without a data source ({path}), so this instance's user data was not applied. Reboot it, "
+            "or replace it"
+        )
 
 
 def wait_for_service(metadata: Metadata, wait: Wait) -> None:

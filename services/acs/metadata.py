@@ -56,17 +56,23 @@ class Metadata:
         """The value below /latest/. Raises MetadataError."""
         if self.disabled:
             raise MetadataError("instance metadata is switched off (external mode or AWS_EC2_METADATA_DISABLED)")
-        error = MetadataError(f"instance metadata {path}: no answer within {OPERATION_SECONDS:.0f} s")
-        with gevent.Timeout(OPERATION_SECONDS, error):
-            for number in range(1, ATTEMPTS + 1):
-                try:
-                    return self._attempt(path)
-                except MetadataError as failure:
-                    error = failure
-                    if number == ATTEMPTS or (failure.status and failure.status not in RETRIED_STATUS):
-                        raise
-                gevent.sleep(PAUSE_SECONDS)
-        raise error
+        try:
+            # gevent.Timeout is no Exception: nothing on the way can take it for an answer of the service.
+            with gevent.Timeout(OPERATION_SECONDS):
+                return self._attempts(path)
+        except gevent.Timeout:
+            text = f"instance metadata {path}: no answer within {OPERATION_SECONDS:.0f} s"
+            raise MetadataError(text) from None
+
+    def _attempts(self, path: str) -> str:
+        for _ in range(ATTEMPTS - 1):
+            try:
+                return self._attempt(path)
+            except MetadataError as error:
+                if error.status and error.status not in RETRIED_STATUS:
+                    raise
+            gevent.sleep(PAUSE_SECONDS)
+        return self._attempt(path)
 
     def meta(self, path: str) -> str:
         """The value below /latest/meta-data/. Raises MetadataError."""

@@ -20,6 +20,7 @@ from msgspec.structs import replace
 
 from common.backoff import Backoff
 from common.errors import Temporary, Terminal
+from common.logs import fields
 from common.model.agent import Instance
 from common.version import VERSION
 from common.wire import ecs as wire
@@ -108,7 +109,7 @@ class Registrar:
             try:
                 return self._register(place, offer)
             except (ApiError, Temporary) as error:
-                log.error("Unable to register as a container instance with ECS: %s", error)
+                log.error("Unable to register as a container instance with ECS", **fields(error=str(error)))
                 delay = backoff.delay()
                 self._complain(f"not registered: {error}; the next attempt follows in {delay:.0f} s")
                 self._pause(delay)
@@ -119,6 +120,11 @@ class Registrar:
 
     def _register(self, place: Place, offer: Offer) -> Instance:
         instance = self.record.current
+        if instance.arn:
+            arn_and_cluster = fields(containerInstanceARN=instance.arn, cluster=instance.cluster)
+            log.info("Restored from checkpoint file", **arn_and_cluster)
+        else:
+            log.info("Registering Instance with ECS")
         token = str(uuid.uuid4())  # one for all attempts of this registration
         try:
             answer = self._attempts(instance, offer, token)
@@ -140,7 +146,10 @@ class Registrar:
             registered_at=time.time(),
         )
         self._check(offer.attributes, found)
-        log.info("Registered container instance with cluster! It is %s in cluster %s", arn, registered.cluster)
+        log.info("Registered container instance with cluster!")
+        if not instance.arn:
+            done = fields(instanceArn=arn, cluster=registered.cluster)
+            log.info("Instance registration completed successfully", **done)
         return registered
 
     def _with_default_cluster(self, first: ApiError, instance: Instance, offer: Offer, token: str) -> dict[str, Any]:
@@ -167,7 +176,10 @@ class Registrar:
             except ApiError as error:
                 if error.code not in TRANSIENT or time.monotonic() + delay > end:
                     raise
-                log.warning("%s; it is tried again in about %.0f s", error, delay)
+                text = (
+                    "Received non-terminal error from RegisterContainerInstance call, retrying with exponential backoff"
+                )
+                log.warning(text, **fields(error=str(error), seconds=delay))
             self._pause(delay + random.uniform(0.0, 0.2 * delay))
             delay = min(ATTEMPT_MAXIMUM, delay * 2)
 

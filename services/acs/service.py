@@ -31,6 +31,7 @@ from services.acs.ecs import EcsClient
 from services.acs.handlers import Handlers
 from services.acs.instance import InstanceRecord
 from services.acs.metadata import Metadata
+from services.acs.refresher import RoleRefresher
 from services.acs.registration import Offer, Registrar, restored
 from services.acs.roles import RoleCredentials
 from services.acs.session import Session as AcsSession
@@ -77,6 +78,7 @@ class Agent:
         self._session: AcsSession | None = None
         self._submission: Submission | None = None
         self._document = Session()
+        self._again: gevent.Greenlet[..., None] = gevent.Greenlet()  # a registration after the first
 
     def _wait(self, seconds: float) -> bool:
         """Sleep; False when the process is to stop."""
@@ -86,6 +88,8 @@ class Agent:
 
     def start(self) -> None:
         """Register, then start the jobs."""
+        if not self._settings.external:
+            lifecycle.check_first_boot(self._metadata)
         if self._settings.warm_pools:
             self._context.not_ready("waiting for the warm pool")
             lifecycle.wait_for_service(self._metadata, self._wait)
@@ -193,6 +197,9 @@ class Agent:
         jobs: list[Callable[[], None]] = [
             self._session.run, handlers.run, self._submission.run, self._submission.flush_forever, self._keep_house,
         ]  # fmt: skip
+        if self._context.config["IMDSIAMRolesEnabled"]:
+            refresher = RoleRefresher(self._metadata, self._bus.durable, self._roles)
+            jobs.append(lambda: refresher.run(self._wait))
         if self._settings.spot_draining:
             jobs.append(lambda: lifecycle.watch_spot(self._metadata, self._api, cluster, lambda: arn, self._wait))
         self._jobs = [gevent.spawn(self._guarded, job) for job in jobs]
@@ -276,8 +283,13 @@ class Agent:
             return
         log.info("the capabilities of this instance changed; it is registered again")
         self._registered_as = offer
+        self._again.kill(block=False)
+        self._again = gevent.spawn(self._register_again, offer)
+
+    def _register_again(self, offer: Offer) -> None:
         try:
             self._registrar.register(self._place, offer)
+            self._context.ready(f"registered as {self._record.current.arn}")
         except AgentError as error:
             log.error("the changed capabilities could not be registered: %s", error)
 

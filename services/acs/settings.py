@@ -110,6 +110,7 @@ def _endpoint(config: Mapping[str, Any]) -> str:
 
 
 def _with_scheme(url: str) -> str:
+    url = re.sub(r"^ws(s?)://", r"http\1://", url)
     return url if not url or re.match(r"https?://", url) else f"https://{url}"
 
 

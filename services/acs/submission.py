@@ -65,7 +65,8 @@ class Submission:
         self._forget_credentials = forget_credentials
         self.outbox = Outbox()
         self._sent: dict[str, Sent] = {}
-        self._seen: OrderedDict[str, None] = OrderedDict()  # entries in flight or settled lately
+        self._in_hand: set[str] = set()  # entries taken and not settled
+        self._settled: OrderedDict[str, None] = OrderedDict()  # the latest that are
         self._permits = gevent.lock.BoundedSemaphore(PERMITS)
         self._in_flight = 0
         self._stopping = False
@@ -112,11 +113,9 @@ class Submission:
 
     def take(self, entry: Entry[Any]) -> None:
         """One entry of the outbox. Entries come again after a lost connection; each is taken once."""
-        if entry.id in self._seen:
+        if entry.id in self._in_hand or entry.id in self._settled:
             return
-        self._seen[entry.id] = None
-        if len(self._seen) > REMEMBERED_ENTRIES:
-            self._seen.popitem(last=False)
+        self._in_hand.add(entry.id)
         event = entry.message
         if isinstance(event, CredentialsReleased):
             gevent.spawn_later(FORGET_SECONDS, self._release, entry.id, event)
@@ -152,8 +151,14 @@ class Submission:
         except Temporary as error:
             log.debug("credentials of %s are forgotten after the next start: %s", event.arn, error)
 
-    def _settle(self, entry_ids: tuple[str, ...]) -> None:
-        self._bus.durable.commit(Change().acknowledge(keys.EVENTS, GROUP, *entry_ids))
+    def _settle(self, entry_ids: tuple[str, ...], change: Change | None = None) -> None:
+        """Take entries out of the outbox, together with what `change` holds."""
+        self._bus.durable.commit((change or Change()).acknowledge(keys.EVENTS, GROUP, *entry_ids))
+        self._in_hand.difference_update(entry_ids)
+        # A reader that lost its connection may still hold an answer that has them.
+        self._settled.update(dict.fromkeys(entry_ids))
+        while len(self._settled) > REMEMBERED_ENTRIES:
+            self._settled.popitem(last=False)
 
     # -- sending -------------------------------------------------------------------------------
 
@@ -228,8 +233,7 @@ class Submission:
             return
         arn = report.task.arn
         self._sent[arn] = after(report, sent)
-        change = Change().save(keys.SENT, arn, self._sent[arn])
-        self._bus.durable.commit(change.acknowledge(keys.EVENTS, GROUP, *report.entry_ids))
+        self._settle(report.entry_ids, Change().save(keys.SENT, arn, self._sent[arn]))
 
 
 class _Pauses:

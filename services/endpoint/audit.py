@@ -45,6 +45,8 @@ class Audit:
             return
         if path.startswith(CREDENTIALS_PREFIX):
             path = CREDENTIALS_PREFIX[:-1]  # the id is a secret
+        elif not path.isprintable():
+            path = path.encode("unicode_escape").decode()  # an escaped line end in a path must not begin a line here
         self._lines.append(f'{_stamp(int(self.now()))} {status} {peer or "-"} "{path}" "{agent}" {rest}\n')
         if len(self._lines) == 1:
             self._wake.set()

@@ -41,6 +41,7 @@ REST_SECONDS = 1.0  # after Redis failed a request
 STATS_SECONDS = 0.5  # age from which stats are read again before they are served
 CARRY_SECONDS = 60.0  # how long documents outlive a server that lost them
 BLOCK_SECONDS = 5.0
+VOLATILE_PAUSE_SECONDS = 0.05  # so that a burst of stats is one read; new credentials are found by a second look
 
 
 class FeedLike(Protocol):
@@ -53,8 +54,9 @@ class Follower:
     """Follows one server. `apply[kind.name](id, document or None)` puts a document into the view."""
 
     def __init__(self, store: Any, kinds: tuple[Kind[Any], ...], apply: dict[str, Callable[[str, Any], None]],
-                 held: Callable[[str], set[str]]) -> None:  # fmt: skip
+                 held: Callable[[str], set[str]], pause_seconds: float = 0.0) -> None:  # fmt: skip
         self.store, self.kinds, self.apply, self.held = store, {k.name: k for k in kinds}, apply, held
+        self.pause_seconds = pause_seconds
         self.loaded = gevent.event.Event()
         self.lock = gevent.lock.BoundedSemaphore(1)
         self._epoch = ""
@@ -79,12 +81,13 @@ class Follower:
         while True:
             try:
                 self._take(feed.read(BLOCK_SECONDS))
+                gevent.sleep(self.pause_seconds)
             except Temporary as error:
                 log.debug("following Redis '%s' ends: %s", self.store.name, error)
                 return
-            except (redis.RedisError, msgspec.MsgspecError) as error:
-                log.error("a change in Redis '%s' cannot be taken over (%s); reading everything anew",
-                          self.store.name, error)  # fmt: skip
+            except Exception:
+                # Whatever it is, a view that stands still would be worse than one that is read anew.
+                log.exception("a change in Redis '%s' cannot be taken over; reading everything anew", self.store.name)
                 gevent.sleep(1.0)
                 feed = self.store.feed()
 
@@ -152,7 +155,7 @@ class Source:
         self.view, self.now = view, now
         self.durable = Follower(durable, (INSTANCE, FACTS, TASK), self._durable_apply(), self._held)
         # Stats change every second and are rarely asked for: they are only noted here, and read on request.
-        self.volatile = Follower(volatile, (CREDENTIALS,), self._volatile_apply(), self._held)
+        self.volatile = Follower(volatile, (CREDENTIALS,), self._volatile_apply(), self._held, VOLATILE_PAUSE_SECONDS)
         self._budget = Bucket(LOOK_RATE, LOOK_BURST)
         self._looks: dict[tuple[str, str], gevent.Greenlet] = {}
 

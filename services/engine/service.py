@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import gevent
-
+from common.backoff import Backoff
 from common.bus import Bus
 from common.clock import SystemClock
 from common.config import Config
+from common.errors import Temporary
+from common.model.agent import DockerFacts
 from common.process import Context
 from services.engine.engine import Engine, HandsLike
 from services.engine.restore import restore
@@ -29,10 +30,10 @@ def serve(context: Context, make_hands: MakeHands = real_hands) -> int:
     """Run until `context.stopping` is set. The containers run on after it."""
     context.not_ready("waiting for Docker")
     hands = make_hands(context.config, context.bus)
-    hands.wait_until_docker_answers(context.stopping)
-    if context.stopping.is_set():
+    facts = _facts(context, hands)
+    if facts is None:
         return 0
-    engine = Engine(context.config, context.bus, hands, hands.facts(), SystemClock(), context.stopping.is_set)
+    engine = Engine(context.config, context.bus, hands, facts, SystemClock(), context.stopping.is_set)
     engine.facts = engine.records.publish_facts(engine.facts)
     hands.on_pull_began = engine.pull_began
     count = restore(engine)
@@ -40,7 +41,17 @@ def serve(context: Context, make_hands: MakeHands = real_hands) -> int:
     context.ready(f"{count} tasks taken up")
     context.stopping.wait()
     engine.stop(STOP_SECONDS)
-    gevent.sleep(0)
     return 0
 
 
+def _facts(context: Context, hands: HandsLike) -> DockerFacts | None:
+    """What Docker is like, as soon as it tells; None when the engine is told to stop first."""
+    backoff = Backoff(1.0, 30.0, 2.0)
+    while not context.stopping.is_set():
+        hands.wait_until_docker_answers(context.stopping)
+        try:
+            return None if context.stopping.is_set() else hands.facts()
+        except Temporary as error:
+            context.not_ready(f"waiting for Docker: {error}")
+            context.stopping.wait(backoff.delay())
+    return None

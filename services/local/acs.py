@@ -30,6 +30,7 @@ log = logging.getLogger("local.acs")
 Json = dict[str, Any]
 HEARTBEAT_SECONDS = 20.0
 SILENT_SECONDS = 90.0  # an agent answers each heartbeat; one silent for four of them is gone
+GRACE_SECONDS = 10.0  # an agent whose process was restarted is back in a few seconds; placement waits that long
 RESEND_FIRST_SECONDS, RESEND_MOST_SECONDS = 3.0, 20.0
 ROLE_TYPES = {
     "TaskApplication": ("credentials_id", "taskRoleArn"),
@@ -212,6 +213,8 @@ class Hub:
     def __init__(self, state: State, credentials: RoleCredentials) -> None:
         self._state, self._credentials = state, credentials
         self._sessions: dict[str, Session] = {}
+        self._started = time.monotonic()
+        self._ended: dict[str, float] = {}  # when the last session of an instance ended
         self.on_change: Callable[[str], None] = lambda instance_arn: None
         state.connected = self.connected
         state.on_work = self.wake
@@ -219,6 +222,11 @@ class Hub:
     def connected(self, instance_arn: str) -> bool:
         """Whether the instance's agent has an open session."""
         return instance_arn in self._sessions
+
+    def reachable(self, instance_arn: str) -> bool:
+        """Connected, or away for so short a time that it is surely coming back: tasks may be placed there."""
+        away = time.monotonic() - self._ended.get(instance_arn, self._started)
+        return self.connected(instance_arn) or away < GRACE_SECONDS
 
     def since(self, instance_arn: str) -> float | None:
         """Unix time at which the open session began."""
@@ -250,6 +258,7 @@ class Hub:
             socket.close(NORMAL)
             if self._sessions.get(instance_arn) is session:
                 del self._sessions[instance_arn]
+                self._ended[instance_arn] = time.monotonic()
                 log.info("the agent of %s is disconnected", instance_arn.rsplit("/", 1)[-1])
                 self.on_change(instance_arn)
 

@@ -1,9 +1,10 @@
 """The files of one container: where they are, and reading them cheaply (spec 07 §17).
 
 The cgroup files are opened once per start of a container and read with pread from then on: a pread of a kept descriptor
-takes 1.5 us (memory.stat 8 us), with open and close around it three times that. It says ENODEV when the cgroup is gone, which is how the end of a container, and
-its restart under the same name, are noticed without asking Docker. /proc/<pid>/net/dev is opened for every reading: a
-descriptor kept open would keep the network namespace, and with it an ENI, alive after the container.
+takes 1.5 us (memory.stat 7 us), with open and close around it three times that. It says ENODEV when the cgroup is gone,
+which is how the end of a container, and its restart under the same name, are noticed without asking Docker.
+/proc/<pid>/net/dev is opened for every reading: a descriptor kept open would keep the network namespace, and with it an
+ENI, alive after the container.
 
 The container is found by its id in the places where Docker's two cgroup drivers put it, with and without a cgroup of
 the task; only when it is in none of them is Docker asked for the process id.

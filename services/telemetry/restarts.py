@@ -9,29 +9,17 @@ from __future__ import annotations
 import logging
 
 import msgspec
-from msgspec import Struct
 
 from common.bus import Change, Store
 from common.errors import Temporary
-from common.keys import Kind
+from common.keys import RESTARTS
+from common.model.agent import Restarted
 from common.stub import StubStore
 from services.telemetry.core.dockerstats import DockerStats, from_docker, render
 
 log = logging.getLogger(__name__)
 
 DEADLINE_SECONDS = 2.0  # measuring must not wait for Redis
-
-
-class Restarted(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The last restart of one container: when it was seen, and its stats object of the moment before, as JSON."""
-
-    revision: int = 0
-    docker_id: str = ""
-    seen_at: int = 0  # nanoseconds since 1970
-    before: bytes = b""
-
-
-RESTARTS = Kind("restarts", Restarted, "telemetry", "durable")
 
 
 class Restarts:

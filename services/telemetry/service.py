@@ -104,7 +104,8 @@ class Service:
         feed = self._durable.feed()
         while not self._context.stopping.is_set():
             try:
-                for item in feed.read(1.0 if not self._loaded.is_set() else 5.0):
+                items = feed.read(1.0 if not self._loaded.is_set() else 5.0)
+                for item in dict.fromkeys(items):  # a document that changed five times is read once
                     self._apply(item)
             except Temporary as error:
                 self._log.debug("documents are not read: %s", error)
@@ -159,7 +160,7 @@ class Service:
         self._context.ready()
         region = self._instance.region or config["AWS_DEFAULT_REGION"]
         keys = OwnKeys(bool(config["ECS_EXTERNAL"]), config["ECS_ALTERNATE_CREDENTIAL_PROFILE"] or "default")
-        chosen = discovery.settings(config, region)
+        chosen = discovery.settings(config, region, config["ECS_INSTANCE_IP_COMPATIBILITY"] == "ipv6")
         finder = discovery.Discovery(chosen, keys)
         check = RuntimeCheck(time.time())
         outlet = Outlet(
@@ -193,9 +194,7 @@ class Service:
                 old = self._volatile.get(SESSION, TCS, 2.0)
                 self._session_revision = old.revision if old else 0
             self._session_revision += 1
-            document = SessionDocument(
-                revision=self._session_revision, connected=connected, since=since, reason=reason
-            )
+            document = SessionDocument(revision=self._session_revision, connected=connected, since=since, reason=reason)
             self._volatile.commit(Change().save(SESSION, TCS, document), 2.0)
         except Temporary as error:
             self._log.debug("the state of the telemetry session is not published: %s", error)

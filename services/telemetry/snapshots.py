@@ -5,6 +5,9 @@ command to the volatile Redis. These writes are not announced in the feed: 40 an
 endpoint more than everything else it does, and it reads a document anew anyway when it is asked for one. Announced is
 what changes which containers are tracked: the first document of a task, containers that come and go, the end.
 
+Measured with 40 idle containers on 2 cores: 45 us of CPU per container and second, 0.5 % of a core, and no measurable
+change in the Redis that takes 80 kB a second. It buys that nothing older than a second is ever served.
+
 Rendering and writing never delays sampling: a write that Redis does not take within WRITE_SECONDS is dropped, the next
 one has everything.
 """

@@ -80,9 +80,10 @@ class Connection:
     def frame(self, opcode: int, data: bytes, fin: bool = True) -> None:
         """Send any frame."""
         size = len(data)
-        length = bytes([size]) if size < 126 else b"\x7e" + struct.pack("!H", size)
-        if size > 0xFFFF:
-            length = b"\x7f" + struct.pack("!Q", size)
+        if size < 126:
+            length = bytes([size])
+        else:
+            length = b"\x7e" + struct.pack("!H", size) if size <= 0xFFFF else b"\x7f" + struct.pack("!Q", size)
         self.sock.sendall(bytes([(0x80 if fin else 0) | opcode]) + length + data)
 
     def text(self, text: str) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -71,17 +72,30 @@ def test_the_sample_task_runs_and_ctrl_c_leaves_nothing(turn, example, tmp_path,
     assert rules() == before
 
 
+def test_ctrl_c_on_a_terminal_lets_make_end_with_status_0(example, tmp_path, engine):
+    """make gets no interrupt of its own, so it reports how the demonstration ended, and that is well."""
+    makefile = tmp_path / "Makefile"
+    makefile.write_text(f"run:\n\t@exec {Path(sys.executable).parent / 'ecs-local'} demo {example}\n")
+    keep = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG")}
+    environment = {**keep, "ECS_DATADIR": str(tmp_path / "state"), "ECS_LOCAL_PORT": str(free_port()), "TERM": "dumb"}
+    driver = [sys.executable, str(Path(__file__).with_name("pty_driver.py")), "Ctrl-C stops", "90"]
+    done = subprocess.run(
+        [*driver, "make", "-f", str(makefile), "run"], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout
+    assert "Everything that was started has ended." in done.stdout
+
+
 def test_a_taken_port_names_the_process_that_holds_it(example, tmp_path):
     """The commonest reason why it does not start; nothing is started."""
-    import socket
-
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        demo = start(example, tmp_path / "state", taken.getsockname()[1])
+        port = taken.getsockname()[1]
+        demo = start(example, tmp_path / "state", port)
         said = demo.communicate(timeout=60)[0]
     assert demo.returncode == 1
-    assert str(os.getpid()) in said and str(taken.getsockname()[1]) in said
+    assert str(os.getpid()) in said and str(port) in said
 
 
 def test_a_task_definition_that_is_not_json_is_explained_with_its_place(tmp_path):
@@ -91,4 +105,4 @@ def test_a_task_definition_that_is_not_json_is_explained_with_its_place(tmp_path
     demo = start(path, tmp_path / "state", free_port())
     said = demo.communicate(timeout=60)[0]
     assert demo.returncode == 2
-    assert "line 2" in said and "Traceback" not in said
+    assert ":2:28: not valid JSON" in said and "Traceback" not in said

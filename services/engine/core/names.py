@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-from common.model.status import ContainerStatus, ResourceStatus, TaskStatus
 from common.model.task import Container, Task
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9-]")
@@ -40,13 +39,3 @@ def terminal_reason(text: str) -> str:
         return ""
     words[0] = re.sub(r"(?<!\w)[^\W\d_]", lambda m: m.group().upper(), words[0])
     return " ".join(words)
-
-
-def short(task: Task) -> str:
-    """The task's id, short enough for a log line and long enough to find it."""
-    return task.id[:12]
-
-
-def status_name(status: ContainerStatus | TaskStatus | ResourceStatus) -> str:
-    """For sentences."""
-    return status.name

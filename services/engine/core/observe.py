@@ -97,9 +97,7 @@ def _restarted(turn: Turn, container: Container, seen: Observation | None, exit_
     return True
 
 
-def _on_error(
-    turn: Turn, before: Container, status: ContainerStatus, error: NamedError, docker_answers: bool
-) -> bool:
+def _on_error(turn: Turn, before: Container, status: ContainerStatus, error: NamedError, docker_answers: bool) -> bool:
     """Record the error and what follows from it; False when the transition did not happen after all."""
     name = before.name
     turn.change_container(name, error=before.error or error)

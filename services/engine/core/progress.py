@@ -86,9 +86,7 @@ def _resources(turn: Turn, found: Pass) -> None:
 
 
 def _lacks_credentials(turn: Turn, resource: Resource) -> bool:
-    return (
-        resource.needs_execution_credentials and turn.task.execution_credentials_id not in turn.around.credentials
-    )
+    return resource.needs_execution_credentials and turn.task.execution_credentials_id not in turn.around.credentials
 
 
 def _below(task: Task, name: str, status: int) -> bool:

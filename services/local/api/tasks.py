@@ -106,7 +106,8 @@ def _obstacle(plane: Plane, instance: Instance, definition: Definition, override
     needed = placement.holding(definition.view, overrides)
     view = plane.instance_view(instance)
     attributes = {a["name"] for a in definition.view["requiresAttributes"]}
-    reason = placement.obstacle(view, view["agentConnected"], view["remainingResources"], needed, attributes)
+    reachable = plane.hub.reachable(instance.arn)
+    reason = placement.obstacle(view, reachable, view["remainingResources"], needed, attributes)
     if reason is None:
         return None
     failure = {"arn": instance.arn, "reason": reason}
@@ -119,9 +120,10 @@ def _obstacle(plane: Plane, instance: Instance, definition: Definition, override
 def _choose(
     plane: Plane, instances: list[Instance], definition: Definition, overrides: Json
 ) -> tuple[Instance | None, Json]:
-    """The emptiest instance that takes the task, else the failure of one that is connected, if any is."""
+    """The emptiest instance that takes the task, connected ones first; else the most telling failure."""
     failures = []
-    for instance in sorted(instances, key=lambda i: len(plane.state.tasks_on(i.arn))):
+    order = sorted(instances, key=lambda i: (not plane.hub.connected(i.arn), len(plane.state.tasks_on(i.arn))))
+    for instance in order:
         failure = _obstacle(plane, instance, definition, overrides)
         if failure is None:
             return instance, {}

@@ -20,6 +20,10 @@ STARTED_BY = "ecs-local"
 STOP_SECONDS = 60.0
 
 
+def _client(settings: Settings) -> Any:
+    return api.client(settings, patient=tree.running(settings) is not None)
+
+
 def up(settings: Settings, args: argparse.Namespace, screen: Screen) -> int:
     """Start the tree and wait until the instance is registered and connected."""
     if note := tree.running(settings):
@@ -69,12 +73,14 @@ def down(settings: Settings, args: argparse.Namespace, screen: Screen) -> int:
 
 
 def _stop_everything(settings: Settings, screen: Screen) -> None:
-    ecs = api.client(settings)
+    ecs = _client(settings)
     for cluster in (a.rsplit("/", 1)[-1] for a in ecs.list_clusters()["clusterArns"]):
         live = api.task_arns(ecs, cluster, "RUNNING")
+        follower = Follower(ecs, cluster, live, screen)
+        follower.catch_up()
         for arn in live:
             ecs.stop_task(cluster=cluster, task=arn, reason="ecs-local down")
-        if live and not Follower(ecs, cluster, live, screen).until(all_stopped, STOP_SECONDS):
+        if live and not follower.until(all_stopped, STOP_SECONDS):
             screen.line(
                 f"Some tasks have not stopped within {STOP_SECONDS:.0f} s; their containers are removed.", "bad"
             )
@@ -84,7 +90,7 @@ def _stop_everything(settings: Settings, screen: Screen) -> None:
 def run(settings: Settings, args: argparse.Namespace, screen: Screen) -> int:
     """Register the file and run it; follow until it ends unless told not to."""
     request = load_definition(Path(args.file))
-    ecs, cluster = api.client(settings), args.cluster or settings.cluster
+    ecs, cluster = _client(settings), args.cluster or settings.cluster
     definition = ecs.register_task_definition(**request)["taskDefinition"]
     screen.line(f"{definition['family']}:{definition['revision']} is registered", "note")
     answer = ecs.run_task(
@@ -118,7 +124,7 @@ def run(settings: Settings, args: argparse.Namespace, screen: Screen) -> int:
 
 def ps(settings: Settings, args: argparse.Namespace, screen: Screen) -> int:
     """The tasks of the cluster and their containers."""
-    ecs, cluster = api.client(settings), args.cluster or settings.cluster
+    ecs, cluster = _client(settings), args.cluster or settings.cluster
     statuses = ("RUNNING", "STOPPED") if args.all else ("RUNNING",)
     tasks = api.describe(ecs, cluster, api.task_arns(ecs, cluster, *statuses))
     rows = [row for task in sorted(tasks, key=lambda t: str(t["createdAt"])) for row in _rows(task)]
@@ -167,7 +173,7 @@ def _age(task: Json) -> str:
 def logs(settings: Settings, args: argparse.Namespace, screen: Screen) -> int:
     """Print what a task's containers wrote, from Docker."""
     cluster = args.cluster or settings.cluster
-    task = api.find_task(api.client(settings), cluster, args.task)
+    task = api.find_task(_client(settings), cluster, args.task)
     docker = dockers.connect()
     containers = [
         c
@@ -189,10 +195,12 @@ def logs(settings: Settings, args: argparse.Namespace, screen: Screen) -> int:
 
 def stop(settings: Settings, args: argparse.Namespace, screen: Screen) -> int:
     """Stop a task and wait until it has stopped."""
-    ecs, cluster = api.client(settings), args.cluster or settings.cluster
+    ecs, cluster = _client(settings), args.cluster or settings.cluster
     task = api.find_task(ecs, cluster, args.task)
+    follower = Follower(ecs, cluster, [task["taskArn"]], screen)
+    follower.catch_up()
     ecs.stop_task(cluster=cluster, task=task["taskArn"], reason=args.reason)
-    if not Follower(ecs, cluster, [task["taskArn"]], screen).until(all_stopped, args.timeout):
+    if not follower.until(all_stopped, args.timeout):
         raise Problem(
             f"The task has not stopped within {args.timeout:.0f} s; it will be as soon as the agent reports it."
         )

@@ -25,6 +25,7 @@ from services.local.tool import ecs as api
 from services.local.tool.files import host_ports, load_definition
 from services.local.tool.settings import CREDENTIALS_PORT, INTROSPECTION_PORT, Problem, Settings
 from services.local.tool.show import Screen
+from services.local.tool.terminal import own_foreground
 from services.local.tool.watch import Follower, all_started, all_stopped, exit_status
 
 Json = dict[str, Any]
@@ -51,7 +52,7 @@ class Demo:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _interrupt)
         status = 0
-        with ExitStack() as undo:
+        with own_foreground(), ExitStack() as undo:
             undo.callback(self._say_goodbye)
             try:
                 docker = self._prepare(undo, request)
@@ -117,7 +118,7 @@ class Demo:
 
     def _show(self, docker: APIClient, request: Json) -> int:
         settings, screen = self._settings, self._screen
-        ecs = api.client(settings)
+        ecs = api.client(settings, patient=True)
         self._stop_orphans(ecs)
         definition = ecs.register_task_definition(**request)["taskDefinition"]
         screen.line(f"\nRunning {definition['family']}:{definition['revision']} from {self._path}", "head")

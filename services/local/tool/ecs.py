@@ -15,15 +15,24 @@ Json = dict[str, Any]
 ERRORS = (ClientError, BotoCoreError)  # what a call may raise; `explain` puts either into words
 
 
-def client(settings: Settings, read_timeout: float = 10.0) -> Any:
-    """A boto3 client of the local control plane. It signs with placeholders: the caller's keys stay out of it."""
+def client(settings: Settings, read_timeout: float = 10.0, patient: bool = False) -> Any:
+    """A boto3 client of the local control plane. It signs with placeholders: the caller's keys stay out of it.
+
+    `patient`: a tree runs, so a refused connection means that its control plane is just being started again.
+    """
+    attempts = 6 if patient else 2
     return boto3.session.Session().client(
         "ecs",
         endpoint_url=settings.endpoint,
         region_name=settings.region,
         aws_access_key_id=DUMMY_ACCESS_KEY,
         aws_secret_access_key=DUMMY_SECRET_KEY,
-        config=Config(connect_timeout=3, read_timeout=read_timeout, retries={"total_max_attempts": 2}, proxies={}),
+        config=Config(
+            connect_timeout=3,
+            read_timeout=read_timeout,
+            retries={"total_max_attempts": attempts, "mode": "standard"},
+            proxies={},
+        ),
     )
 
 

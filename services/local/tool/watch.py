@@ -70,6 +70,10 @@ class Follower:
         self.seen: dict[str, Json] = {}
         self._heard = time.monotonic()
 
+    def catch_up(self) -> None:
+        """Take the tasks as they are for known: only what happens from now on is printed."""
+        self.seen = {t["taskArn"]: t for t in api.describe(self._ecs, self._cluster, self._arns)}
+
     def look(self) -> list[Json]:
         """Print what changed since the last look; returns the tasks as they are."""
         try:

@@ -98,9 +98,7 @@ def cpu(cpu_stat: bytes, host: HostCpu) -> Cpu:
         ),
         optional(host.total),
         optional(host.online),
-        Throttling(
-            values.get("nr_periods", 0), values.get("nr_throttled", 0), 1000 * values.get("throttled_usec", 0)
-        ),
+        Throttling(values.get("nr_periods", 0), values.get("nr_throttled", 0), 1000 * values.get("throttled_usec", 0)),
     )
 
 

@@ -20,5 +20,7 @@ from services.acs.session import Timings
 values = json.loads(os.environ.pop("ACS_TEST_TIMINGS", "{}"))
 if "flush" in values:
     submission.FLUSH_SECONDS = tuple(values.pop("flush"))
+if "capabilities" in values:
+    service.CAPABILITIES_SECONDS = values.pop("capabilities")
 service.TIMINGS = Timings(**values)
 sys.exit(process.run("acs", service.serve))

@@ -143,12 +143,12 @@ def test_silence_has_a_limit(control_plane, monkeypatch):
 def test_a_refusal_is_read_from_the_body(control_plane):
     """As an ACS exception, or quoted."""
     control_plane.refusals.append((400, '{"InvalidInstanceException":"who are you"}'))
-    with pytest.raises(DialError, match="^InvalidInstanceException: who are you$"):
+    with pytest.raises(DialError, match=r"^InvalidInstanceException: who are you$"):
         dial(control_plane.url + "/acs/ws", {}, None)
     control_plane.refusals.append((503, "<html>busy</html>"))
-    with pytest.raises(DialError, match="response: <html>busy</html>: 503"):
+    with pytest.raises(DialError, match=r"response: <html>busy</html>: 503"):
         dial(control_plane.url + "/acs/ws", {}, None)
-    with pytest.raises(DialError, match="404|400|200"):
+    with pytest.raises(DialError, match=r"404|400|200"):
         dial(control_plane.url + "/nothing", {}, None)
 
 
@@ -168,7 +168,7 @@ def test_a_chunked_refusal_is_understood():
         sock.sendall(b"HTTP/1.1 400 X\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
 
     server = serve(answer)
-    with pytest.raises(DialError, match="^InactiveInstanceException: gone$"):
+    with pytest.raises(DialError, match=r"^InactiveInstanceException: gone$"):
         dial(f"http://127.0.0.1:{server.server_port}/ws", {}, None)
     server.stop()
 
@@ -243,7 +243,7 @@ def test_tls_is_verified_unless_switched_off_and_a_proxy_is_tunnelled_through(co
 
     server = serve(forward, ssl_context=context)
     url = f"https://localhost:{server.server_port}/acs/ws"
-    with pytest.raises(DialError, match="CERTIFICATE_VERIFY_FAILED|certificate verify failed"):
+    with pytest.raises(DialError, match=r"CERTIFICATE_VERIFY_FAILED|certificate verify failed"):
         dial(url, {}, tls_context())
     dial(url, {}, tls_context(verify=False)).cut("")
     dial(url, {}, tls_context(ca_bundle=str(cert))).cut("")
@@ -317,7 +317,7 @@ def test_an_attempt_has_one_deadline_whatever_stalls(control_plane, monkeypatch)
     control_plane.gate.clear()
     api = client(control_plane.url)
     begin = time.monotonic()
-    with pytest.raises(ApiError, match="no answer within|timed out") as caught:
+    with pytest.raises(ApiError, match=r"no answer within|timed out") as caught:
         api.attempt("SubmitTaskStateChange", {})
     assert time.monotonic() - begin < 1.0
     assert caught.value.retried
@@ -389,7 +389,7 @@ def no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_without_credentials_the_error_says_what_to_do(no_credentials, tmp_path):
     """And the next call asks again."""
     own = OwnCredentials(False, "default", str(tmp_path / "absent"))
-    with pytest.raises(Temporary, match="no valid providers in chain.*AWS_ACCESS_KEY_ID"):
+    with pytest.raises(Temporary, match=r"no valid providers in chain.*AWS_ACCESS_KEY_ID"):
         own.keys()
 
 
@@ -403,7 +403,8 @@ def test_the_rotating_file_is_read_again_every_minute(no_credentials, tmp_path, 
     own.keys()
     path.write_text("[default]\naws_access_key_id = two\naws_secret_access_key = s\n")
     assert own.keys().access_key == "one"
-    monkeypatch.setattr(credentials_module.time, "monotonic", lambda now=time.monotonic() + 61: now)
+    later = time.monotonic() + 61
+    monkeypatch.setattr(credentials_module.time, "monotonic", lambda: later)
     assert own.keys().access_key == "two"
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "env")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")

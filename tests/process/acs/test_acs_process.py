@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from common import keys
 from common.bus import Bus, Change
@@ -453,3 +454,31 @@ def test_an_invalid_registration_ends_the_service_for_good(start_acs, control_pl
     control_plane.faults["RegisterContainerInstance"] = lambda body: error("ClientException", "bad")
     acs = start_acs()
     assert acs.process.wait(15) == 5
+
+
+def test_changed_capabilities_are_registered_again(start_acs, control_plane, bus, eventually):
+    """Docker was updated, or the facts of the last life came first; the ARN stays."""
+    start_acs(capabilities=0.1)
+    eventually(lambda: control_plane.live, 15)
+    facts = bus.durable.get(keys.FACTS, keys.FACTS_ID)
+    newer = replace(facts, revision=facts.revision + 1, volume_plugins=("fancy",))
+    bus.durable.commit(Change().save(keys.FACTS, keys.FACTS_ID, newer))
+    eventually(lambda: len(control_plane.bodies("RegisterContainerInstance")) == 2)
+    again = control_plane.bodies("RegisterContainerInstance")[1]
+    assert {"name": "ecs.capability.docker-plugin.fancy"} in again["attributes"]
+    assert again["containerInstanceArn"] == control_plane.instance_arn
+
+
+def test_a_spot_interruption_drains_the_instance_once(start_acs, control_plane, eventually):
+    """An unknown action is not acted upon."""
+    control_plane.metadata["meta-data/spot/instance-action"] = '{"action":"flip!"}'
+    acs = start_acs(env={"ECS_ENABLE_SPOT_INSTANCE_DRAINING": "true"})
+    eventually(lambda: "unknown action" in acs.text(), 15)
+    assert control_plane.bodies("UpdateContainerInstancesState") == []
+    control_plane.metadata["meta-data/spot/instance-action"] = '{"Action":"terminate","time":"2026-01-01T00:00:00Z"}'
+    (body,) = eventually(lambda: control_plane.bodies("UpdateContainerInstancesState"))
+    assert body == {
+        "cluster": "default",
+        "containerInstances": [control_plane.instance_arn],
+        "status": "DRAINING",
+    }

@@ -4,10 +4,18 @@ import time
 
 from common import keys
 from common.bus import Change
-from common.model.agent import Sent
-from common.model.messages import ContainerChanged, CredentialsReleased, TaskChanged
+from common.model.agent import Credentials, Sent
+from common.model.messages import (
+    ContainerChanged,
+    CredentialsChanged,
+    CredentialsReleased,
+    ImageRemoved,
+    RunOrUpdateTask,
+    StopVerified,
+    TaskChanged,
+)
 from common.model.status import ContainerStatus, TaskStatus
-from common.model.task import Container, PortMapping
+from common.model.task import Container, PortMapping, RegistryAuth
 from services.engine.core.effects import Action, SetupError
 
 RUNNING, STOPPED = TaskStatus.RUNNING, TaskStatus.STOPPED
@@ -62,11 +70,8 @@ def test_a_repeated_payload_changes_nothing(host, task, eventually):
 def test_a_stop_right_behind_the_run_is_reported_once(host, task, eventually):
     """Conformance case 71: one STOPPED report, the container without runtime id and exit code."""
     host.engine()
-    host.command_pair = None
     web = task()
     change = Change()
-    from common.model.messages import RunOrUpdateTask
-
     change.append(keys.COMMANDS, RunOrUpdateTask(task=web))
     change.append(keys.COMMANDS, RunOrUpdateTask(task=task(desired=STOPPED)))
     host.bus.durable.commit(change)
@@ -254,3 +259,77 @@ def test_images_know_who_uses_them(host, task, eventually):
     (image,) = host.bus.durable.all(keys.IMAGE).values()
     assert image.names == ("busybox",)
     assert image.containers == (f"{web.arn}/app",)
+
+
+def test_a_removed_image_is_forgotten(host, task, eventually):
+    """First one of its names, then the image."""
+    host.engine()
+    web = task()
+    host.run(web)
+    eventually(lambda: host.bus.durable.all(keys.IMAGE))
+    host.command(ImageRemoved(image_id="sha256:busybox"))
+    eventually(lambda: not host.bus.durable.all(keys.IMAGE))
+    assert host.commands_left() == 0
+
+
+def test_commands_about_unknown_tasks_are_dropped(host, task, eventually):
+    """They are acknowledged, and nothing comes of them."""
+    host.engine()
+    host.command(StopVerified(arn=task().arn))
+    host.command(CredentialsChanged(arn=task().arn, credentials_id="c"))
+    eventually(lambda: host.commands_left() == 0)
+    assert host.task(task().arn) is None
+    assert host.events() == []
+
+
+def test_a_verified_stop_stops_the_task(host, task, eventually):
+    """What the task manifest leaves out must not run."""
+    host.engine()
+    web = task()
+    host.run(web)
+    eventually(lambda: host.known(web.arn) == RUNNING)
+    host.command(StopVerified(arn=web.arn))
+    eventually(lambda: host.known(web.arn) == STOPPED)
+
+
+def test_a_task_waits_for_the_credentials_of_its_pull(host, task, eventually):
+    """Conformance case 61: nothing happens until they are there, and then at once."""
+    host.engine()
+    ecr = RegistryAuth(type="ecr", use_execution_role=True)
+    app = Container(name="app", image="busybox", essential=True, registry_auth=ecr)
+    web = task("t1", app, execution_credentials_id="e1")
+    host.run(web)
+    eventually(lambda: host.task(web.arn))
+    assert host.docker.calls == []
+    role = Credentials(credentials_id="e1", task_arn=web.arn, role_type="TaskExecution", revision=1)
+    host.bus.volatile.commit(Change().save(keys.CREDENTIALS, "e1", role))
+    host.command(CredentialsChanged(arn=web.arn, credentials_id="e1", execution=True))
+    eventually(lambda: host.known(web.arn) == RUNNING)
+
+
+def test_an_interrupted_event_stream_has_everything_looked_at(host, task, eventually):
+    """What happened between two streams is found by asking Docker."""
+    engine = host.engine()
+    web = task()
+    host.run(web)
+    eventually(lambda: host.known(web.arn) == RUNNING)
+    container = host.docker.of(web.arn, "app")
+    container.state, container.exit_code, container.finished_at = "exited", 9, host.docker.time()
+    engine.engine._resync()
+    eventually(lambda: host.known(web.arn) == STOPPED)
+    assert [e.exit_code for e in host.events() if isinstance(e, ContainerChanged)][-1] == 9
+
+
+def test_a_redis_that_refuses_to_save_loses_no_report(host, task, eventually):
+    """A full disk makes Redis refuse writes; the worker tries until they succeed."""
+    host.engine()
+    web = task()
+    host.run(web)
+    eventually(lambda: host.known(web.arn) == RUNNING)
+    host.bus.durable.call(lambda client: client.config_set("maxmemory", "1"))
+    host.docker.end(host.docker.of(web.arn, "app"), 3)
+    time.sleep(0.3)
+    assert reports(host, web.arn) == [("RUNNING", "")]
+    host.bus.durable.call(lambda client: client.config_set("maxmemory", "0"))
+    eventually(lambda: host.known(web.arn) == STOPPED)
+    assert reports(host, web.arn) == [("RUNNING", ""), ("STOPPED", "")]

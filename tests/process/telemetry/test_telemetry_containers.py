@@ -190,7 +190,7 @@ def test_docker_is_asked_when_the_cgroup_is_nowhere_to_be_found(
 def test_the_network_of_an_awsvpc_task_is_read_in_its_namespace(
     containers: Containers, bench: Bench, eventually: Callable[..., object]
 ):
-    """A namespace with a veth only, as that of the task endpoints: zeros, not nothing, for every container but pause."""
+    """A namespace with a veth only, as that of the task endpoints: zeros, not nothing, for all containers but pause."""
     pause_id = containers.start()
     app_id = containers.start(network_mode=f"container:{pause_id}")
     pid = containers.client.inspect_container(pause_id)["State"]["Pid"]

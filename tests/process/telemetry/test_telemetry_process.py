@@ -84,7 +84,8 @@ def test_a_heartbeat_of_the_control_plane_runs_the_check(tree: Tree, daemon, eve
     tree.register()
     tree.start()
     eventually(lambda: tree.server.connections)
-    tree.bus.volatile.commit(Change().save(SESSION, "acs", Session(revision=1, connected=True, heartbeat_at=time.time())))
+    session = Session(revision=1, connected=True, heartbeat_at=time.time())
+    tree.bus.volatile.commit(Change().save(SESSION, "acs", session))
     (found,) = eventually(lambda: tree.server.messages("PublishInstanceStatusRequest"), seconds=25)
     (status,) = found["statuses"]
     assert (status["status"], status["type"]) == ("OK", "ContainerRuntime")

@@ -253,6 +253,14 @@ def test_the_audit_log_has_ten_fields_for_success_and_a_trailing_space_for_failu
     ]
 
 
+def test_a_path_cannot_forge_a_line_of_the_audit_log(make_world):
+    """An encoded line end stays an escape."""
+    world = make_world(burst=1.0)
+    world.get("/x%0A2026")
+    world.get("/x%0A2026")
+    assert world.audited() == '2026-06-01T10:00:00Z 429 172.17.0.3:41822 "/x\\n2026" "" - \n'
+
+
 # -- associations ----------------------------------------------------------------------------------
 
 

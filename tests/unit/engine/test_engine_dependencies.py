@@ -117,9 +117,7 @@ def test_a_container_stops_after_those_that_depend_on_it():
     b = Container(name="b", known=C.RUNNING, desired=C.STOPPED, depends_on=on("a", "START"))
     task = Task(arn="t", containers=(a, b))
     verdict = evaluate(task, a, Surroundings(now=NOW))
-    assert verdict.text == (
-        "dependency graph: target a needs other containers stopped before it can stop: [b]"
-    )
+    assert verdict.text == ("dependency graph: target a needs other containers stopped before it can stop: [b]")
     assert evaluate(task, b, Surroundings(now=NOW)).answer is Answer.GO
 
 

@@ -115,6 +115,16 @@ class Interleavings(RuleBasedStateMachine):
             self.unstoppable.add(effect.target)
         self.results.append(Finished(effect, outcome))
 
+    @rule(count=st.integers(1, 6))
+    @precondition(lambda self: self.pending or self.results)
+    def it_goes_on_for_a_while(self, count: int) -> None:
+        """Calls that are performed and answered in order: the way up is long, and most faults show at its end."""
+        for _ in range(count):
+            if self.pending:
+                self.an_effect_is_performed(0)
+            if self.results:
+                self.a_result_arrives(0)
+
     @rule(index=st.integers(0, 20))
     @precondition(lambda self: self.results)
     def a_result_arrives(self, index: int) -> None:
@@ -155,14 +165,17 @@ class Interleavings(RuleBasedStateMachine):
             if container.docker_id and container.known != ContainerStatus.STOPPED and idle:
                 self.pending.append(Effect(action=Action.INSPECT, target=container.name))
 
-    @rule(failure=st.sampled_from(FAILURES), name=st.sampled_from((*NAMES, "cgroup")))
-    def the_next_call_will_fail(self, failure: tuple[Action, str], name: str) -> None:
+    @rule(failure=st.sampled_from(FAILURES), name=st.sampled_from((*NAMES, "cgroup")), really=st.booleans())
+    def the_next_call_will_fail(self, failure: tuple[Action, str], name: str, really: bool) -> None:
         """Any call may fail."""
-        self.hands.fail(failure[0], name, failure[1], "it did not work")
+        if really:
+            self.hands.fail(failure[0], name, failure[1], "it did not work")
 
-    @rule()
-    def ecs_wants_it_stopped(self) -> None:
-        """At any moment."""
+    @rule(really=st.integers(0, 5))
+    def ecs_wants_it_stopped(self, really: int) -> None:
+        """At any moment, but not in each run: a stopped task has little left to go wrong."""
+        if really:
+            return
         self.apply(decide(self.task, [Desire(TaskStatus.STOPPED)], self.around()), save=True)
 
     @rule()
@@ -185,6 +198,13 @@ class Interleavings(RuleBasedStateMachine):
         self.task = self.saved
         answers = {e.target: self.hands.perform(self.task, e) for e in to_inspect(self.task)}
         self.apply(restored(self.task, answers, self.around()))
+
+    @rule(index=st.integers(0, 20))
+    @precondition(lambda self: self.pending)
+    def it_crashes_between_a_call_and_its_result(self, index: int) -> None:
+        """The worst moment: Docker has done it, and nobody knows."""
+        self.an_effect_is_performed(index)
+        self.the_engine_crashes_and_starts_again()
 
     # -- what must hold ------------------------------------------------------------------------
 
@@ -228,6 +248,6 @@ class Interleavings(RuleBasedStateMachine):
 
 
 Interleavings.TestCase.settings = settings(
-    max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=300, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestInterleavings = Interleavings.TestCase

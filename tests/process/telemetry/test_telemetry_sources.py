@@ -1,0 +1,116 @@
+"""Keys, discovery, Service Connect proxies and volumes: what the process asks besides containers."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from gevent import socket as gsocket
+from gevent.server import StreamServer
+
+from common.errors import Temporary
+from common.session import Keys
+from services.telemetry import discovery, publisher
+from services.telemetry.core.book import Book, TaskEntry
+from services.telemetry.core.requests import Sender
+from services.telemetry.core.serviceconnect import Holder
+from services.telemetry.credentials import OwnKeys
+from services.telemetry.mailbox import Mailbox
+from tests.process.telemetry.tcs_server import TcsServer
+
+
+@pytest.fixture
+def own_keys(monkeypatch) -> OwnKeys:
+    """Keys from the environment."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKID")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
+    return OwnKeys(False, "default")
+
+
+def test_keys_of_the_environment_come_first(own_keys: OwnKeys):
+    """No library is loaded for them."""
+    assert own_keys.keys() == Keys("AKID", "secret", "")
+
+
+def test_the_rotating_file_is_read_again_after_a_minute(monkeypatch, tmp_path):
+    """External mode without keys in the environment (spec 01 §5.4)."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    path = tmp_path / "credentials"
+    text = "[default]\naws_access_key_id = {0}\naws_secret_access_key = s\naws_session_token = t\n"
+    path.write_text(text.format("first"))
+    keys = OwnKeys(True, "default", str(path))
+    assert keys.keys() == Keys("first", "s", "t")
+    path.write_text(text.format("second"))
+    assert keys.keys().access_key == "first"
+    later = time.monotonic() + 61
+    monkeypatch.setattr("services.telemetry.credentials.time.monotonic", lambda: later)
+    assert keys.keys().access_key == "second"
+
+
+def test_the_endpoint_is_remembered_and_an_old_one_is_better_than_none(tcs: TcsServer, own_keys, monkeypatch):
+    """One call in 12 hours; afterwards a failing API does not take the endpoint away (spec 02 §1.1)."""
+    finder = discovery.Discovery(discovery.Settings("us-west-2", tcs.url), own_keys)
+    assert finder.endpoint("default", "arn:i") == tcs.url + "/tcs/"
+    assert finder.endpoint("default", "arn:i") == tcs.url + "/tcs/" and len(tcs.api_calls) == 1
+    later = time.monotonic() + discovery.CACHE_SECONDS + 1
+    monkeypatch.setattr(discovery.time, "monotonic", lambda: later)
+    assert finder.endpoint("default", "arn:i") and len(tcs.api_calls) == 2
+    later += discovery.CACHE_SECONDS + 1
+    monkeypatch.setattr(finder, "_post", lambda *_: (400, b'{"__type":"ClientException"}'))
+    assert finder.endpoint("default", "arn:i") == tcs.url + "/tcs/"
+    with pytest.raises(Temporary, match="ClientException"):
+        finder.endpoint("default", "arn:another")
+
+
+def test_a_failing_api_is_asked_three_times(own_keys, monkeypatch):
+    """Server errors are tried again, an answer without the member is an error of its own."""
+    answers = [(503, b""), (500, b"{}"), (200, b'{"endpoint":"x"}')]
+    finder = discovery.Discovery(discovery.Settings("us-west-2", "http://127.0.0.1:1"), own_keys)
+    monkeypatch.setattr(finder, "_post", lambda *_: answers.pop(0))
+    monkeypatch.setattr(discovery.gevent, "sleep", lambda _: None)
+    with pytest.raises(Temporary, match="no telemetry endpoint returned; nil"):
+        finder.endpoint("default", "arn:i")
+    assert answers == []
+
+
+def test_the_configured_endpoint_is_taken_without_asking(own_keys):
+    """ECS_TCS_ENDPOINT."""
+    chosen = discovery.Settings("us-west-2", "http://127.0.0.1:1", override="https://tcs")
+    assert discovery.Discovery(chosen, own_keys).endpoint("c", "i") == "https://tcs"
+
+
+@pytest.mark.parametrize("status, kept", [("200 OK", 1), ("503 No", 0)])
+def test_a_service_connect_proxy_is_scraped_over_its_socket(run_dir, monkeypatch, status, kept):
+    """Only a good answer replaces what is known (spec 07 §8.2, §21)."""
+    asked = []
+
+    def answer(sock, _address):
+        asked.append(sock.recv(4096))
+        body = b"# TYPE Requests counter\nRequests 3\n"
+        sock.sendall(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+
+    path = str(run_dir / "t1.sock")
+    listener = gsocket.socket(gsocket.AF_UNIX, gsocket.SOCK_STREAM)
+    listener.bind(path)
+    listener.listen()
+    server = StreamServer(listener, answer)
+    server.start()
+    monkeypatch.setattr(publisher, "ADMIN_SOCKET", str(run_dir / "{task}.sock"))
+    book = Book()
+    book.tasks["a/t1"] = TaskEntry("a/t1", "f", "1", "bridge", 1, service_connect=Holder())
+    boxes = Mailbox(), Mailbox()
+    publisher.Publisher(book, lambda: Sender("c", "i"), *boxes).publish(True)
+    server.stop(timeout=1)
+    assert asked[0].startswith(b"GET /stats/prometheus?usedonly&filter=metrics_extension&delta HTTP/1.1")
+    assert len(book.tasks["a/t1"].service_connect.wrappers) == kept
+    assert (b"serviceConnectMetricsWrapper" in boxes[0].next()) == bool(kept)
+
+
+def test_the_use_of_a_volume_is_that_of_its_file_system(tmp_path):
+    """statfs(2): used and total bytes."""
+    used, size = publisher.volume_use(str(tmp_path))
+    assert 0 < used <= size
+    with pytest.raises(OSError):
+        publisher.volume_use(str(tmp_path / "missing"))
