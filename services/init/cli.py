@@ -160,8 +160,9 @@ def stop(environ: Mapping[str, str]) -> None:
 
 def reload_cache(environ: Mapping[str, str]) -> None:
     """There is no image to load: the agent is the installed package itself."""
-    print("reload-cache has no effect: the agent is installed by the package manager, not from an image",
-          file=sys.stderr)
+    print(
+        "reload-cache has no effect: the agent is installed by the package manager, not from an image", file=sys.stderr
+    )
 
 
 def version(environ: Mapping[str, str]) -> None:

@@ -78,8 +78,15 @@ def _spawn(argv: Sequence[str], output: int, errors: int) -> int:
     # A process group of its own: Ctrl-C in the terminal must not kill iptables between two rules.
     environment = {**os.environ, "LC_ALL": "C"}
     try:
-        return os.posix_spawn(argv[0], list(argv), environment, file_actions=actions, setpgroup=0,
-                              setsigmask=(), setsigdef=_DEFAULT_SIGNALS)
+        return os.posix_spawn(
+            argv[0],
+            list(argv),
+            environment,
+            file_actions=actions,
+            setpgroup=0,
+            setsigmask=(),
+            setsigdef=_DEFAULT_SIGNALS,
+        )
     except OSError as error:
         raise CommandFailed(f"{argv[0]} cannot be run: {error.strerror}") from error
 

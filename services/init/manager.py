@@ -72,8 +72,13 @@ def read_switches(environ: Mapping[str, str], log: logging.Logger) -> Switches:
 class Manager:
     """Owner of R1 to R5, route_localnet, accept_ra and the route of IPv6-only hosts."""
 
-    def __init__(self, settings: Settings, log: logging.Logger, netfilter: Netfilter | None = None,
-                 monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        log: logging.Logger,
+        netfilter: Netfilter | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._settings = settings
         self._log = log
         self._netfilter = netfilter or Netfilter()
@@ -277,8 +282,7 @@ class Manager:
         """
         if self.state is None:
             return []
-        errors = remove(self.state, self._netfilter, self._settings.local, self._monotonic() + seconds,
-                        self._monotonic)
+        errors = remove(self.state, self._netfilter, self._settings.local, self._monotonic() + seconds, self._monotonic)
         try:
             self._save(removed=True)
         except OSError as error:
@@ -297,8 +301,13 @@ def delete_all(rule: Rule, netfilter: Netfilter, limit: int = _COPIES_LIMIT) -> 
             return
 
 
-def remove(record: state.State, netfilter: Netfilter, local: bool, deadline: float,
-           monotonic: Callable[[], float] = time.monotonic) -> list[str]:
+def remove(
+    record: state.State,
+    netfilter: Netfilter,
+    local: bool,
+    deadline: float,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> list[str]:
     """Undo a record. Works without Docker, Redis or the manager that wrote it."""
     errors: list[str] = []
 
@@ -320,8 +329,9 @@ def remove(record: state.State, netfilter: Netfilter, local: bool, deadline: flo
     if record.route_added:
         attempt("route", lambda: netlink.delete_host_route(ENDPOINT_ADDRESS, record.loopback))
     for rule in removal_order(entry.rule for entry in record.rules if entry.owned):
-        attempt(f"{rule.chain.lower()} chain entry",
-                partial(delete_all, rule, netfilter, 1 if local else _COPIES_LIMIT))
+        attempt(
+            f"{rule.chain.lower()} chain entry", partial(delete_all, rule, netfilter, 1 if local else _COPIES_LIMIT)
+        )
     return errors
 
 
@@ -336,5 +346,8 @@ def unrecorded(netfilter: Netfilter) -> state.State:
     loopback = host.loopback_name()
     rules = every_rule(loopback, ipv6)
     return msgspec.structs.replace(
-        state.here(), loopback=loopback, rules=tuple(state.Record(rule, True) for rule in rules),
-        route_added=not netlink.has_ipv4_default_gateway())
+        state.here(),
+        loopback=loopback,
+        rules=tuple(state.Record(rule, True) for rule in rules),
+        route_added=not netlink.has_ipv4_default_gateway(),
+    )

@@ -99,8 +99,7 @@ def has_ipv4_default_gateway() -> bool:
 def _host_route(address: str, device: str) -> bytes:
     head = _RTMSG.pack(socket.AF_INET, 32, 0, 0, _TABLE_MAIN, _PROTO_BOOT, _SCOPE_LINK, _UNICAST, 0)
     index = socket.if_nametoindex(device)
-    return (head + struct.pack("=HH4s", 8, _RTA_DST, socket.inet_aton(address))
-            + struct.pack("=HHI", 8, _RTA_OIF, index))
+    return head + struct.pack("=HH4s", 8, _RTA_DST, socket.inet_aton(address)) + struct.pack("=HHI", 8, _RTA_OIF, index)
 
 
 def add_host_route(address: str, device: str) -> bool:

@@ -51,8 +51,12 @@ def serve(context: Context) -> int:
 class BridgeWatch:
     """Asks Docker for its default bridge: until it answers, when it was restarted, and every five minutes."""
 
-    def __init__(self, path: str, monotonic: Callable[[], float] = time.monotonic,
-                 ask: Callable[[str], str | None] = host.docker_bridge) -> None:
+    def __init__(
+        self,
+        path: str,
+        monotonic: Callable[[], float] = time.monotonic,
+        ask: Callable[[str], str | None] = host.docker_bridge,
+    ) -> None:
         self._path = path
         self._monotonic = monotonic
         self._ask = ask
@@ -157,8 +161,9 @@ class Service:
         names = ", ".join(outcome.changed)
         if self._installed and names:
             self.repairs += 1
-            self._context.log.warning("netfilter: put back %s, which other software had removed or changed (repair %d)",
-                                      names, self.repairs)
+            self._context.log.warning(
+                "netfilter: put back %s, which other software had removed or changed (repair %d)", names, self.repairs
+            )
         elif names:
             self._context.log.info("netfilter: installed %s", names)
         elif not self._installed and not outcome.errors:
@@ -176,7 +181,8 @@ class Service:
         if reason != self._told:
             self._context.log.warning(
                 "netfilter: %s. Tasks may not reach 169.254.170.2 (credentials, metadata) meanwhile; trying again",
-                reason)
+                reason,
+            )
             self._told = reason
         if degraded:
             self._context.ready(f"netfilter: {reason}")

@@ -178,7 +178,10 @@ class ControlPlane:
                 headers = {n.strip().lower(): v.strip() for n, _, v in (line.partition(":") for line in lines)}
                 length = int(headers.get("content-length", 0))
                 while len(data) < length:
-                    data += sock.recv(65536)
+                    more = sock.recv(65536)
+                    if not more:
+                        return  # the agent was killed in the middle of a request
+                    data += more
                 body, data = data[:length], data[length:]
                 if self._request(sock, first, headers, body):
                     return

@@ -92,9 +92,7 @@ class Lifecycle:
                 action=Action.CREATE, target=container.name, error=failure.error, observation=seen, gone=failure.gone,
                 port_ranges=draft.port_ranges,
             )  # fmt: skip
-        return Outcome(
-            action=Action.CREATE, target=container.name, observation=seen, port_ranges=draft.port_ranges
-        )
+        return Outcome(action=Action.CREATE, target=container.name, observation=seen, port_ranges=draft.port_ranges)
 
     def _metadata(self, task: Task, container: Container, world: World) -> dict[str, str]:
         if not self._settings.metadata_file or container.type != ContainerType.NORMAL:

@@ -53,7 +53,12 @@ class MetadataFiles:
         return {"bind": f"{source}:{inside}{relabel}", "path": f"{inside}/{FILE}"}
 
     def update(
-        self, task: Task, container: Container, instance: Instance, addresses: Mapping[str, str], seen: Observation,
+        self,
+        task: Task,
+        container: Container,
+        instance: Instance,
+        addresses: Mapping[str, str],
+        seen: Observation,
         image: str,
     ) -> None:
         """Complete the file of a container that runs. Raises OSError."""

@@ -32,9 +32,7 @@ EXTENDED = ("CannotPullContainerError", "CannotPullECRContainerError")
 
 def timeout(what: str, seconds: float) -> NamedError:
     """The error of an operation that ran out of time; `what` is the word for it, such as "created"."""
-    return NamedError(
-        TIMEOUT_ERROR, f"Could not transition to {what}; timed out after waiting {go_duration(seconds)}"
-    )
+    return NamedError(TIMEOUT_ERROR, f"Could not transition to {what}; timed out after waiting {go_duration(seconds)}")
 
 
 def failed(name: str, error: Exception, what: str, seconds: float) -> NamedError:

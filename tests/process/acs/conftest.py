@@ -15,6 +15,8 @@ import pytest
 from common import keys
 from common.bus import Bus, Change
 from common.model.agent import DockerFacts
+from common.model.messages import Command
+from common.model.task import Task
 from tests.fakes.control_plane import ControlPlane
 
 ROOT = Path(__file__).parents[3]
@@ -114,3 +116,38 @@ def acs(start_acs: Callable[..., AcsProcess], control_plane: ControlPlane, event
     except AssertionError:
         raise AssertionError(process.text()) from None
     return process
+
+
+class Engine:
+    """The engine's side of the streams."""
+
+    def __init__(self, bus: Bus) -> None:
+        self.bus = bus
+        self.consumer = bus.durable.consumer(keys.COMMANDS, "engine", Command)
+        self.got: list[Any] = []
+        self.consumer.read(0.01)  # makes the group
+        self.consumer.read(0.01)  # looks for what an earlier consumer left
+
+    def read(self) -> list[Any]:
+        """All commands so far."""
+        entries = self.consumer.read(0.05)
+        self.got += [entry.message for entry in entries]
+        self.consumer.acknowledge(*[entry.id for entry in entries])
+        return self.got
+
+    def save(self, document: Task) -> None:
+        """Save a task as the engine does."""
+        self.bus.durable.commit(Change().save(keys.TASK, document.arn, document))
+
+    def emit(self, *events: Any) -> None:
+        """Put events into the outbox."""
+        change = Change()
+        for event in events:
+            change.append(keys.EVENTS, event)
+        self.bus.durable.commit(change)
+
+
+@pytest.fixture
+def engine(bus: Bus) -> Engine:
+    """A stand-in for the engine."""
+    return Engine(bus)

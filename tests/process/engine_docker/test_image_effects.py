@@ -190,9 +190,7 @@ def test_a_silent_pull_is_given_up(bench: Bench, proxy: DockerProxy, quick: None
     proxy.clear()
     proxy.add(Rule("POST", "/images/create", hang=True, body=b'{"status":"Pulling"}\r\n'))
     outcome = bench.do(hands, Action.PULL, task)
-    assert str(outcome.error) == (
-        "CannotPullContainerError: inactivity time exceeded timeout while pulling image"
-    )
+    assert str(outcome.error) == ("CannotPullContainerError: inactivity time exceeded timeout while pulling image")
 
 
 def test_an_error_in_the_progress_stream_is_the_reason(bench: Bench, proxy: DockerProxy, quick: None) -> None:
@@ -254,9 +252,7 @@ def test_configured_registry_credentials_reach_docker(bench: Bench, proxy: Docke
     import json
 
     data = json.dumps({"https://127.0.0.1:1": {"username": "u", "password": "p"}})
-    hands = bench.hands(
-        proxy.address, pull_behavior="default", registry_auth_type="docker", registry_auth_data=data
-    )
+    hands = bench.hands(proxy.address, pull_behavior="default", registry_auth_type="docker", registry_auth_data=data)
     bench.do(hands, Action.PULL, bench.task(bench.container(image="127.0.0.1:1/app")))
     request = next(r for r in proxy.requests if r.path == "/images/create")
     sent = json.loads(base64.urlsafe_b64decode(request.headers["x-registry-auth"]))

@@ -45,8 +45,9 @@ class Namespace:
         self, *argv: str, check: bool = True, env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in the namespace and wait for it."""
-        return subprocess.run(["ip", "netns", "exec", self.name, *argv], check=check, capture_output=True, text=True,
-                              timeout=30, env=env)
+        return subprocess.run(
+            ["ip", "netns", "exec", self.name, *argv], check=check, capture_output=True, text=True, timeout=30, env=env
+        )
 
     def spawn(self, *argv: str, **options: object) -> subprocess.Popen[bytes]:
         """Start a command in the namespace; `ip` becomes it, so the pid is that of the command."""
@@ -57,8 +58,9 @@ class Namespace:
     def rules(self) -> list[str]:
         """Every rule of both families, as iptables-save prints it, IPv6 ones marked."""
         listed = [line for line in self.run("iptables-save").stdout.splitlines() if line.startswith("-A")]
-        return listed + [f"v6 {line}" for line in self.run("ip6tables-save").stdout.splitlines()
-                         if line.startswith("-A")]
+        return listed + [
+            f"v6 {line}" for line in self.run("ip6tables-save").stdout.splitlines() if line.startswith("-A")
+        ]
 
     def setting(self, key: str) -> str:
         """The value of a key below /proc/sys."""
@@ -74,15 +76,28 @@ class Init:
         self.process: subprocess.Popen[bytes] | None = None
 
     def environment(self, **extra: str) -> dict[str, str]:
-        return {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "AWS_DEFAULT_REGION": "us-west-2",
-                "ECS_DATADIR": str(self.run_dir), "ECS_RUN_DIR": str(self.run_dir),
-                "DOCKER_HOST": f"unix://{self.run_dir}/no-docker.sock", **extra}
+        return {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT),
+            "AWS_DEFAULT_REGION": "us-west-2",
+            "ECS_DATADIR": str(self.run_dir),
+            "ECS_RUN_DIR": str(self.run_dir),
+            "DOCKER_HOST": f"unix://{self.run_dir}/no-docker.sock",
+            **extra,
+        }
 
     def start(self, **extra: str) -> Init:
         """Start it; its output goes to <run dir>/init.out."""
         with open(self.run_dir / "init.out", "ab") as out:
-            self.process = self.host.spawn(sys.executable, "-m", "services.init", env=self.environment(**extra),
-                                           stdout=out, stderr=out, cwd=str(self.run_dir))
+            self.process = self.host.spawn(
+                sys.executable,
+                "-m",
+                "services.init",
+                env=self.environment(**extra),
+                stdout=out,
+                stderr=out,
+                cwd=str(self.run_dir),
+            )
         return self
 
     def terminate(self) -> int:
@@ -102,8 +117,15 @@ class Init:
 
         `ip netns exec` gives each command a mount namespace, so the machine's directories are not written to.
         """
-        return self.host.run("sh", "-c", f'{_OWN_DIRECTORIES} exec "$0" -m services.init.cli "$@"', sys.executable,
-                             *arguments, check=False, env=self.environment(**extra))
+        return self.host.run(
+            "sh",
+            "-c",
+            f'{_OWN_DIRECTORIES} exec "$0" -m services.init.cli "$@"',
+            sys.executable,
+            *arguments,
+            check=False,
+            env=self.environment(**extra),
+        )
 
     def log(self) -> str:
         """What it has written so far."""

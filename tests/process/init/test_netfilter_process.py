@@ -185,8 +185,16 @@ def test_without_net_admin_one_sentence_says_so_and_the_process_goes_on(init, ho
     """A developer's container or a CI machine: ready, with the reason as its detail, no rule, status 0 at the stop."""
     with open(init.run_dir / "init.out", "ab") as out:
         init.process = host.spawn(
-            "setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin", sys.executable, "-m", "services.init",
-            env=init.environment(), stdout=out, stderr=out)
+            "setpriv",
+            "--bounding-set=-net_admin",
+            "--inh-caps=-net_admin",
+            sys.executable,
+            "-m",
+            "services.init",
+            env=init.environment(),
+            stdout=out,
+            stderr=out,
+        )
     eventually(lambda: "init is ready" in init.log(), seconds=15)
     time.sleep(1.5)  # two more attempts of the back-off must not repeat the sentence
     assert init.log().count("level=warn") - init.log().count("Redis") == 1

@@ -12,9 +12,7 @@ KERNEL = "/proc/sys/net/ipv4/ip_local_port_range"
 def load(environ=None, file=None, user_data=None, **more) -> Config:
     """Load from texts alone, on a machine whose only other file is the kernel's port range."""
     files = {FILE: file, KERNEL: "32768\t60999\n"}
-    return load_config(
-        environ or {}, read=files.get, exists=lambda path: False, user_data=lambda: user_data, **more
-    )
+    return load_config(environ or {}, read=files.get, exists=lambda path: False, user_data=lambda: user_data, **more)
 
 
 def names(config: Config) -> list[str]:

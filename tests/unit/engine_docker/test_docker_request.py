@@ -195,9 +195,7 @@ def test_siblings_are_named_by_their_docker_names() -> None:
 )
 def test_a_request_that_cannot_be_built_says_why(fields: dict[str, Any], error: str) -> None:
     """Exact names and texts (spec 03 §6.6)."""
-    task = task_of(
-        Container(name="app", **fields), Container(name="db"), volumes=(Volume(name="v", host_path="/h"),)
-    )
+    task = task_of(Container(name="app", **fields), Container(name="db"), volumes=(Volume(name="v", host_path="/h"),))
     assert refusal(task) == error
 
 

@@ -99,14 +99,18 @@ def test_a_start_without_the_agent_s_program_says_what_to_do(monkeypatch, tmp_pa
 def test_start_becomes_the_agent_and_stop_ends_it(tmp_path):
     """exec: the pid stays, so systemd's main process is the tree; its status is the agent's (5 is not restarted)."""
     agent = tmp_path / "ecs-agent"
-    agent.write_text(f"#!{sys.executable}\nimport os, signal, sys\n"
-                     "signal.signal(signal.SIGTERM, lambda *_: sys.exit(5))\n"
-                     f"open({str(tmp_path / 'up')!r}, 'w').write(os.environ['ECS_UPDATES_ENABLED'])\nsignal.pause()\n")
+    agent.write_text(
+        f"#!{sys.executable}\nimport os, signal, sys\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(5))\n"
+        f"open({str(tmp_path / 'up')!r}, 'w').write(os.environ['ECS_UPDATES_ENABLED'])\nsignal.pause()\n"
+    )
     agent.chmod(0o755)
-    code = (f"import sys; sys.executable = {str(tmp_path / 'python')!r}\n"
-            "from services.init import initlog\n"
-            f"initlog.FILE = {str(tmp_path / 'log')!r}\n"
-            "from services.init.cli import main; sys.exit(main(['start']))")
+    code = (
+        f"import sys; sys.executable = {str(tmp_path / 'python')!r}\n"
+        "from services.init import initlog\n"
+        f"initlog.FILE = {str(tmp_path / 'log')!r}\n"
+        "from services.init.cli import main; sys.exit(main(['start']))"
+    )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=os.getcwd())
     try:
         end = time.monotonic() + 10

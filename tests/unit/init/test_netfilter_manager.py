@@ -51,8 +51,11 @@ class FakeIptables:
         return 0
 
     def _save(self, program):
-        return "\n".join(f"*{table}\n" + "\n".join(f"-A {chain} {rule}" for rule in rules) + "\nCOMMIT"
-                         for (owner, table, chain), rules in self.chains.items() if owner == program)
+        return "\n".join(
+            f"*{table}\n" + "\n".join(f"-A {chain} {rule}" for rule in rules) + "\nCOMMIT"
+            for (owner, table, chain), rules in self.chains.items()
+            if owner == program
+        )
 
     def flat(self) -> list[str]:
         return sorted(rule for rules in self.chains.values() for rule in rules)

@@ -10,8 +10,9 @@ from services.init.manager import read_switches
 from services.init.rules import HostFacts, Switches, desired_rules, every_rule, go_boolean, removal_order
 
 R1 = "-t nat -A PREROUTING -p tcp -d 169.254.170.2 --dport 80 -j DNAT --to-destination 127.0.0.1:51679"
-R2 = ("-t filter -I INPUT --dst 127.0.0.0/8 ! --src 127.0.0.0/8 "
-      "-m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP")
+R2 = (
+    "-t filter -I INPUT --dst 127.0.0.0/8 ! --src 127.0.0.0/8 -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP"
+)
 R3 = "-t filter -I INPUT -p tcp --dport 51678 ! -i lo -j DROP"
 R4 = "-t filter -I INPUT -p tcp --dport 51678 -i docker0 -j ACCEPT"
 R5 = "-t nat -A OUTPUT -p tcp -d 169.254.170.2 --dport 80 -j REDIRECT --to-ports 51679"

@@ -31,7 +31,8 @@ def test_every_rule_is_recognised_in_the_listing_of_both_back_ends():
     """nf_tables and legacy print the same lines, with masks, implied matches and another order (spec 09 §5.1)."""
     ruleset = listing(R4, R3, R2)
     assert {rule.name: copies(rule, ruleset) for rule in RULES if rule.family == 4} == dict.fromkeys(
-        ("R1", "R2", "R3", "R4", "R5"), 1)
+        ("R1", "R2", "R3", "R4", "R5"), 1
+    )
 
 
 def test_doubled_rules_are_counted():
@@ -82,5 +83,5 @@ def test_a_rule_that_can_never_match_is_out_of_place(rules, expected):
 
 def test_a_listing_that_is_not_understood_gives_no_rules():
     """Comments of incompatible tables and broken quotes must not stop the manager."""
-    text = '# Table `nat\' is incompatible, use \'nft\' tool.\n*filter\n-A INPUT -m comment --comment "open -j DROP\n'
+    text = "# Table `nat' is incompatible, use 'nft' tool.\n*filter\n-A INPUT -m comment --comment \"open -j DROP\n"
     assert copies(BY_NAME["R2"], parse_save(text, 4)) == 0

@@ -200,8 +200,7 @@ MEMORY_STAT1 = (
     b"hierarchical_memory_limit 33554432\ntotal_cache 20971520\ntotal_rss 10485760\n"
 )
 THROTTLE = (
-    b"259:0 Read 4096\n259:0 Write 8192\n259:0 Sync 1\n259:0 Async 2\n259:0 Discard 0\n259:0 Total 12288\n"
-    b"Total 12288\n"
+    b"259:0 Read 4096\n259:0 Write 8192\n259:0 Sync 1\n259:0 Async 2\n259:0 Discard 0\n259:0 Total 12288\nTotal 12288\n"
 )
 FILES1 = (b"123456789\n", b"31457280\n", MEMORY_STAT1, b"", THROTTLE)
 EXTRA1 = dict.fromkeys(cgroup1.EXTRA_FILES, b"") | {

@@ -355,9 +355,7 @@ def test_the_recorded_health_message_of_the_reference_is_reproduced():
     inner = json.loads(next(health_requests(Sender("c", "i"), "m", metrics.health(book, 2.0), 2.0)))
     assert list(inner) == ["metadata", "tasks", "timestamp"]
     assert list(inner["tasks"][0]) == ["containers", "taskArn", "taskDefinitionFamily", "taskDefinitionVersion"]
-    assert inner["tasks"][0]["containers"] == [
-        {"containerName": "main", "healthStatus": "UNHEALTHY", "statusSince": 1}
-    ]
+    assert inner["tasks"][0]["containers"] == [{"containerName": "main", "healthStatus": "UNHEALTHY", "statusSince": 1}]
 
 
 # -- the instance ----------------------------------------------------------------------------------

@@ -139,12 +139,14 @@ def test_the_status_request_has_the_members_of_the_sample():
 WRAPPERS = st.lists(st.integers(1, 300).map(lambda n: {"generalMetrics": [{"metricName": "m" * n}]}), max_size=4)
 TASKS = st.lists(
     st.tuples(st.integers(0, 300), WRAPPERS, st.booleans()).map(
-        lambda t: {
-            "containerMetrics": [{"containerName": "<" * t[0]}],
-            "serviceConnectMetricsWrapper": t[1],
-            "taskArn": "t",
-        }
-        | ({"volumeMetrics": [{"volumeId": "v"}]} if t[2] else {})
+        lambda t: (
+            {
+                "containerMetrics": [{"containerName": "<" * t[0]}],
+                "serviceConnectMetricsWrapper": t[1],
+                "taskArn": "t",
+            }
+            | ({"volumeMetrics": [{"volumeId": "v"}]} if t[2] else {})
+        )
     ),
     max_size=25,
 )

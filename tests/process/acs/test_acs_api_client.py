@@ -1,13 +1,9 @@
-"""The parts that touch the network, against real sockets: WebSocket, ECS client, instance metadata."""
+"""The ECS client, the agent's own credentials and instance metadata, against real sockets."""
 
 from __future__ import annotations
 
-import shutil
 import socket
-import ssl
-import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +14,14 @@ from botocore.credentials import ReadOnlyCredentials
 from gevent.server import StreamServer
 
 from common.errors import Temporary
-from services.acs import channel as channel_module
 from services.acs import credentials as credentials_module
 from services.acs import ecs as ecs_module
-from services.acs.channel import Channel, ChannelEnded, DialError, dial
 from services.acs.credentials import OwnCredentials
 from services.acs.ecs import ApiError, EcsClient, regional_endpoint
 from services.acs.identity import find_place, identity_document
 from services.acs.metadata import Metadata, MetadataError
-from services.acs.network import tls_context
 from services.acs.settings import Settings
-from tests.fakes.control_plane import Connection, ControlPlane, error
+from tests.fakes.control_plane import error
 
 
 class Keys:
@@ -49,223 +42,11 @@ def client(url: str, **changes: Any) -> EcsClient:
     return EcsClient(Settings(region="us-west-2", backend_host=url, **changes), Keys())  # type: ignore[arg-type]
 
 
-@pytest.fixture
-def connected(control_plane: ControlPlane) -> Iterator[tuple[Channel, Connection]]:
-    """Both ends of an open connection."""
-    channel = dial(control_plane.url + "/acs/ws?x=1", {}, None)
-    while control_plane.live is None:
-        gevent.sleep(0.001)
-    gevent.sleep(0.01)
-    yield channel, control_plane.live
-    channel.cut("the test is over")
-
-
-# -- WebSocket ---------------------------------------------------------------------------------
-
-
-def test_messages_of_any_size_and_in_fragments_arrive_whole(connected):
-    """A payload may be megabytes; pings in between are answered and are no messages."""
-    channel, peer = connected
-    big = "x" * 3_000_000
-    writer = gevent.spawn(peer.text, big)
-    assert channel.receive().decode() == big
-    writer.join()
-    peer.frame(1, b"one ", fin=False)
-    peer.frame(9, b"p")
-    peer.frame(0, b"two", fin=True)
-    assert channel.receive() == b"one two"
-    while not peer.received:
-        gevent.sleep(0.001)
-    assert peer.received == [("pong", b"p")]
-
-
-def test_many_greenlets_may_send_at_once(connected, eventually):
-    """Frames never mix on the wire."""
-    channel, peer = connected
-    text = '{"type":"AckRequest","message":{"messageId":"%d-' + "y" * 70_000 + '"}}'
-    gevent.joinall([gevent.spawn(channel.send, text.replace("%d", str(n))) for n in range(20)])
-    eventually(lambda: len(peer.received) == 20)
-    assert len({m["messageId"] for _, m in peer.received}) == 20
-
-
-@pytest.mark.parametrize(
-    ("code", "text", "expected"), [(1000, "bye", 1000), (1013, "later", 1013), (None, "", 1005), (4000, "own", 4000)]
-)
-def test_a_close_frame_is_answered_and_told(connected, eventually, code, text, expected):
-    """With the same code and without a text; an empty frame with an empty one."""
-    channel, peer = connected
-    peer.close(code, text)
-    with pytest.raises(ChannelEnded) as caught:
-        channel.receive()
-    assert (caught.value.code, caught.value.text) == (expected, text)
-    eventually(lambda: peer.close_frame is not None)
-    assert peer.close_frame == (b"" if code is None else code.to_bytes(2, "big"))
-    assert channel.send("x") is False
-
-
-@pytest.mark.parametrize(("end", "code"), [("fin", 1006), ("reset", 0)])
-def test_a_silent_end_differs_from_a_broken_connection(connected, end, code):
-    """The first is followed by an immediate reconnect, the second by a pause."""
-    channel, peer = connected
-    getattr(peer, end)()
-    with pytest.raises(ChannelEnded) as caught:
-        channel.receive()
-    assert caught.value.code == code
-
-
-def test_a_broken_protocol_ends_the_connection_as_an_error(connected, eventually):
-    """An invalid close code is answered with 1002."""
-    channel, peer = connected
-    peer.close(1006)
-    with pytest.raises(ChannelEnded) as caught:
-        channel.receive()
-    assert caught.value.code == 0
-    eventually(lambda: peer.close_frame == (1002).to_bytes(2, "big"))
-
-
-def test_cutting_wakes_the_reader_with_the_reason(connected):
-    """The heartbeat timer runs in another greenlet."""
-    channel, _ = connected
-    gevent.spawn_later(0.05, channel.cut, "no message came")
-    with pytest.raises(ChannelEnded, match="no message came") as caught:
-        channel.receive()
-    assert caught.value.code == 0
-
-
-def test_silence_has_a_limit(control_plane, monkeypatch):
-    """The read deadline, when not even a ping comes."""
-    monkeypatch.setattr(channel_module, "READ_SECONDS", 0.1)
-    channel = dial(control_plane.url + "/acs/ws", {}, None)
-    with pytest.raises(ChannelEnded, match="nothing was received"):
-        channel.receive()
-
-
-def test_a_refusal_is_read_from_the_body(control_plane):
-    """As an ACS exception, or quoted."""
-    control_plane.refusals.append((400, '{"InvalidInstanceException":"who are you"}'))
-    with pytest.raises(DialError, match=r"^InvalidInstanceException: who are you$"):
-        dial(control_plane.url + "/acs/ws", {}, None)
-    control_plane.refusals.append((503, "<html>busy</html>"))
-    with pytest.raises(DialError, match=r"response: <html>busy</html>: 503"):
-        dial(control_plane.url + "/acs/ws", {}, None)
-    with pytest.raises(DialError, match=r"404|400|200"):
-        dial(control_plane.url + "/nothing", {}, None)
-
-
 def serve(handler: Any, **options: Any) -> StreamServer:
     """A raw server."""
     server = StreamServer(("127.0.0.1", 0), handler, **options)
     server.start()
     return server
-
-
-def test_a_chunked_refusal_is_understood():
-    """A load balancer may answer that way."""
-
-    def answer(sock: socket.socket, _: Any) -> None:
-        sock.recv(4096)
-        body = b'{"InactiveInstanceException":"gone"}'
-        sock.sendall(b"HTTP/1.1 400 X\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
-
-    server = serve(answer)
-    with pytest.raises(DialError, match=r"^InactiveInstanceException: gone$"):
-        dial(f"http://127.0.0.1:{server.server_port}/ws", {}, None)
-    server.stop()
-
-
-def test_the_whole_handshake_has_one_deadline(monkeypatch):
-    """A server that sends a byte now and then must not hold the session up."""
-    monkeypatch.setattr(channel_module, "DIAL_SECONDS", 0.3)
-
-    def drip(sock: socket.socket, _: Any) -> None:
-        for _ in range(100):
-            sock.sendall(b"H")
-            gevent.sleep(0.05)
-
-    server = serve(drip)
-    begin = time.monotonic()
-    with pytest.raises(DialError):
-        dial(f"http://127.0.0.1:{server.server_port}/ws", {}, None)
-    assert time.monotonic() - begin < 1.0
-    server.stop()
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate for localhost that nobody signed, and its key."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed")
-    folder = tmp_path_factory.mktemp("tls")
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext",
-         "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(cert)],
-        check=True, capture_output=True, timeout=30,
-    )  # fmt: skip
-    return cert, key
-
-
-def tunnel(seen: list[bytes]) -> Any:
-    """A proxy that knows CONNECT."""
-
-    def handle(sock: socket.socket, _: Any) -> None:
-        head = b""
-        while b"\r\n\r\n" not in head:
-            head += sock.recv(4096)
-        seen.append(head)
-        port = int(head.split(b" ")[1].rpartition(b":")[2])
-        other = socket.create_connection(("127.0.0.1", port))
-        sock.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
-
-        def copy(source: socket.socket, sink: socket.socket) -> None:
-            while data := source.recv(65536):
-                sink.sendall(data)
-
-        gevent.joinall([gevent.spawn(copy, sock, other), gevent.spawn(copy, other, sock)], count=1)
-
-    return handle
-
-
-def test_tls_is_verified_unless_switched_off_and_a_proxy_is_tunnelled_through(control_plane, certificate, monkeypatch):
-    """The name is checked without the port; HTTPS falls back to HTTP_PROXY, with Basic authentication."""
-    cert, key = certificate
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(cert, key)
-    plane_port = int(control_plane.url.rpartition(":")[2])
-
-    def forward(sock: Any, _: Any) -> None:
-        other = socket.create_connection(("127.0.0.1", plane_port))
-        jobs = [(sock, other), (other, sock)]
-        gevent.joinall(
-            [gevent.spawn(lambda a, b: [b.sendall(d) for d in iter(lambda: a.recv(65536), b"")], *j) for j in jobs],
-            count=1,
-        )
-
-    server = serve(forward, ssl_context=context)
-    url = f"https://localhost:{server.server_port}/acs/ws"
-    with pytest.raises(DialError, match=r"CERTIFICATE_VERIFY_FAILED|certificate verify failed"):
-        dial(url, {}, tls_context())
-    dial(url, {}, tls_context(verify=False)).cut("")
-    dial(url, {}, tls_context(ca_bundle=str(cert))).cut("")
-    seen: list[bytes] = []
-    proxy = serve(tunnel(seen))
-    monkeypatch.setenv("HTTP_PROXY", f"http://me:secret@127.0.0.1:{proxy.server_port}")
-    monkeypatch.setattr(channel_module, "proxy_for", lambda u, e: _not_local(u, e))
-    dial(url, {}, tls_context(ca_bundle=str(cert))).cut("")
-    assert seen[0].startswith(b"CONNECT localhost:%d HTTP/1.1\r\n" % server.server_port)
-    assert b"Proxy-Authorization: Basic bWU6c2VjcmV0" in seen[0]
-    server.stop()
-    proxy.stop()
-
-
-def _not_local(url: str, environment: Any) -> Any:
-    """The rule never proxies loopback; the test asks it about another host."""
-    from services.acs.network import proxy_for
-
-    return proxy_for(url.replace("localhost", "elsewhere.test"), environment)
-
-
-# -- ECS client --------------------------------------------------------------------------------
 
 
 def test_a_call_is_signed_and_its_answer_read(control_plane):
