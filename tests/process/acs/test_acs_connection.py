@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from typing import Any
 
 from common import keys
 from common.model.messages import (
@@ -14,10 +12,6 @@ from common.model.messages import (
 from common.model.status import TaskStatus
 from common.model.task import Task
 from tests.fakes.control_plane import arn, task
-
-Eventually = Callable[..., Any]
-INSTANCE_MEMBERS = ["cluster", "clientToken", "instanceIdentityDocument", "instanceIdentityDocumentSignature",
-                    "attributes", "totalResources"]  # fmt: skip
 
 
 def test_a_heartbeat_is_answered_while_redis_is_away(acs, control_plane, redis_servers, eventually):
