@@ -15,6 +15,8 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 CONNECT_SECONDS = 30.0
 LINK_LOCAL_SERVICES = "169.254.169.254,169.254.170.2"
+NEVER_PROXIED = ("localhost", *LINK_LOCAL_SERVICES.split(","))
+SOCKS = ("socks5", "socks5h")
 PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 ANSWER_BYTES = 16384  # longest head of an answer to CONNECT
 
@@ -48,7 +50,7 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 def _is_local(host: str) -> bool:
     address = _address(host)
-    return host.lower() == "localhost" or (address is not None and address.is_loopback)
+    return host.lower() in NEVER_PROXIED or (address is not None and address.is_loopback)
 
 
 def _excluded(host: str, port: int, no_proxy: str) -> bool:
@@ -81,10 +83,10 @@ def open_socket(scheme: str, host: str, port: int, seconds: float = CONNECT_SECO
     """A TCP connection to `host`, through a proxy when there is one for it. Raises OSError."""
     proxy = proxy_for(scheme, host, port)
     if proxy is None:
-        return socket.create_connection((host, port), seconds)
-    if proxy.scheme not in ("http", "socks5", "socks5h"):
+        return _tuned(socket.create_connection((host, port), seconds))
+    if proxy.scheme != "http" and proxy.scheme not in SOCKS:
         raise OSError(f"proxy scheme {proxy.scheme!r} cannot be used; write http:// or socks5://")
-    sock = socket.create_connection((proxy.hostname, proxy.port or PORTS[proxy.scheme]), seconds)
+    sock = _tuned(socket.create_connection((proxy.hostname, proxy.port or PORTS[proxy.scheme]), seconds))
     try:
         (_connect if proxy.scheme == "http" else _socks)(sock, proxy, host, port)
     except BaseException:
@@ -93,11 +95,30 @@ def open_socket(scheme: str, host: str, port: int, seconds: float = CONNECT_SECO
     return sock
 
 
+def _tuned(sock: socket.socket) -> socket.socket:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    return sock
+
+
+def proxy_url(proxy: SplitResult) -> str:
+    """The proxy without credentials."""
+    name = proxy.hostname or ""
+    return f"{proxy.scheme}://{f'[{name}]' if ':' in name else name}:{proxy.port or PORTS.get(proxy.scheme, 80)}"
+
+
+def proxy_login(proxy: SplitResult) -> str | None:
+    """`user:password` for Basic authentication; None without a password."""
+    if proxy.password is None:
+        return None
+    return f"{unquote(proxy.username or '')}:{unquote(proxy.password)}"
+
+
 def _connect(sock: socket.socket, proxy: SplitResult, host: str, port: int) -> None:
     target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
-    if proxy.password is not None:
-        pair = f"{unquote(proxy.username or '')}:{unquote(proxy.password)}"
+    pair = proxy_login(proxy)
+    if pair is not None:
         lines.append(f"Proxy-Authorization: Basic {base64.b64encode(pair.encode()).decode()}")
     sock.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
     head = b""
@@ -108,7 +129,7 @@ def _connect(sock: socket.socket, proxy: SplitResult, host: str, port: int) -> N
         head += byte
     status = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ", 1)[-1]
     if not status.startswith("200"):
-        raise OSError(f"the proxy {proxy.hostname} refused the connection: {status or 'no answer'}")
+        raise OSError(f"the proxy {proxy_url(proxy)} refused the connection to {target}: {status or 'no answer'}")
 
 
 def _socks(sock: socket.socket, proxy: SplitResult, host: str, port: int) -> None:

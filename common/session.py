@@ -6,13 +6,15 @@ returns sends and receives whole text messages; it does not know what they mean.
 receiver sees no difference to the fragments of 32 KiB that the reference makes (RFC 6455 §5.4).
 
 The signer is written out here because botocore's costs 9 MB of memory in a process that needs nothing else of it; the
-test vectors of the specification hold for both.
+test vectors of the specification hold for both. Signature, TLS rules and proxies (common.proxy) are the same for every
+connection that this product makes to AWS, WebSocket or API call, so they are here once.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 import ssl
 import struct
 import time
@@ -33,10 +35,14 @@ SILENCE_SECONDS = 180.0  # read and write deadline
 ERROR_BODY_BYTES = 1024  # of a refused upgrade, at most this much is read
 UNRESERVED = "-_.~"
 DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
+# TLS 1.2 suites of the reference (spec 02 §1.4), and the two that a server with an ECDSA certificate needs; those of
+# TLS 1.3 are not restricted.
 CIPHERS = (
     "ECDHE-RSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-SHA256:ECDHE-RSA-AES128-SHA:ECDHE-RSA-AES256-GCM-SHA384:"
-    "ECDHE-RSA-AES256-SHA:AES128-GCM-SHA256:AES128-SHA256:AES128-SHA:AES256-GCM-SHA384:AES256-SHA"
+    "ECDHE-RSA-AES256-SHA:ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:AES128-GCM-SHA256:"
+    "AES128-SHA256:AES128-SHA:AES256-GCM-SHA384:AES256-SHA"
 )
+INSECURE = "ECS_TREE_ACCEPT_INSECURE_CERT"  # what `ecs-agent -k` leaves in the environment of the tree
 
 NORMAL, GOING_AWAY, NO_CODE, ABNORMAL, INTERNAL_ERROR = 1000, 1001, 1005, 1006, 1011  # RFC 6455 §7.4.1
 
@@ -97,10 +103,12 @@ def sign(
     method: str = "GET",
     headers: Mapping[str, str] | None = None,
     at: float | None = None,
+    service: str = SERVICE,
 ) -> dict[str, str]:
     """The headers that sign a request (AWS Signature Version 4): Authorization, X-Amz-Date, X-Amz-Security-Token.
 
-    Host is always signed; `headers` are further ones to sign. `at` is the Unix time to sign for.
+    Host is always signed; `headers` are further ones to sign. `at` is the Unix time to sign for. A space in the query
+    of `url` may be written as + or as %20: it is signed as %20, which is what the service reads out of both.
     """
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(at))
     signed = {"host": host_of(url), "x-amz-date": stamp}
@@ -117,9 +125,10 @@ def sign(
         names,
         hashlib.sha256(payload).hexdigest(),
     ))  # fmt: skip
-    scope = f"{stamp[:8]}/{region}/{SERVICE}/aws4_request"
+    scope = f"{stamp[:8]}/{region}/{service}/aws4_request"
     text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
-    signature = hmac.new(_signing_key(keys.secret_key, stamp[:8], region), text.encode(), hashlib.sha256).hexdigest()
+    key = _signing_key(keys.secret_key, stamp[:8], region, service)
+    signature = hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
     result = {
         "Authorization": f"AWS4-HMAC-SHA256 Credential={keys.access_key}/{scope}, "
         f"SignedHeaders={names}, Signature={signature}",
@@ -135,25 +144,58 @@ def _canonical_query(query: str) -> str:
     return "&".join(f"{quote(k, safe=UNRESERVED)}={quote(v, safe=UNRESERVED)}" for k, v in pairs)
 
 
-def _signing_key(secret: str, day: str, region: str) -> bytes:
+def _signing_key(secret: str, day: str, region: str, service: str) -> bytes:
     key = f"AWS4{secret}".encode()
-    for part in (day, region, SERVICE, "aws4_request"):
+    for part in (day, region, service, "aws4_request"):
         key = hmac.new(key, part.encode(), hashlib.sha256).digest()
     return key
 
 
-def tls_context(verify: bool = True) -> ssl.SSLContext:
-    """TLS 1.2 or later with the reference's ciphers and the system's roots (SSL_CERT_FILE, SSL_CERT_DIR)."""
+def verification(ca_bundle: str = "", environ: Mapping[str, str] = os.environ) -> bool | str:
+    """How certificates are checked: False with -k, else the path of a further CA bundle, else True (spec 01 §4)."""
+    if environ.get(INSECURE, "").lower() == "true":
+        return False
+    return ca_bundle or True
+
+
+def tls_context(verify: bool | str = True) -> ssl.SSLContext:
+    """TLS 1.2 or later with the reference's ciphers and the system's roots (SSL_CERT_FILE, SSL_CERT_DIR).
+
+    `verify` is False for no check of certificates, or the path of a CA bundle that counts too. Raises OSError, naming
+    the file, for a bundle that cannot be used.
+    """
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(CIPHERS)
     if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
+    elif isinstance(verify, str):
+        try:
+            context.load_verify_locations(verify)
+        except OSError as error:  # an SSLError is one too
+            text = f"the CA bundle {verify} (AWS_CA_BUNDLE) cannot be used: {error.strerror or error}"
+            raise OSError(text) from error
     return context
 
 
-def connect(url: str, region: str, keys: Keys, verify: bool = True, seconds: float = HANDSHAKE_SECONDS) -> Channel:
+def plain(error: BaseException, host: str) -> str:
+    """A failed connection in plain words; what to do when it is the certificate of `host`."""
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, ssl.SSLCertVerificationError):
+        reason = getattr(seen, "reason", None)
+        seen = reason if isinstance(reason, BaseException) else seen.__cause__ or seen.__context__
+    if seen is None:
+        return str(error)
+    return (
+        f"the certificate of {host} is not trusted: {seen.verify_message or seen}. For a private CA, name the file "
+        "with its certificate in AWS_CA_BUNDLE; -k (ecs-agent) switches the check off"
+    )
+
+
+def connect(
+    url: str, region: str, keys: Keys, verify: bool | str = True, seconds: float = HANDSHAKE_SECONDS
+) -> Channel:
     """Open the WebSocket `url` (ws or wss) with a signed upgrade request, within `seconds`.
 
     Raises Refused when the server does not upgrade, Temporary for everything else that can go wrong on the way.
@@ -167,10 +209,10 @@ def connect(url: str, region: str, keys: Keys, verify: bool = True, seconds: flo
         text = f"websocket client: unable to dial {host} response: {body}: websocket: bad handshake"
         raise Refused(text, error.status_code, body) from error
     except (OSError, ValueError, websocket.WebSocketException) as error:
-        raise Temporary(f"websocket client: unable to dial {host} response: : {error}") from error
+        raise Temporary(f"websocket client: unable to dial {host} response: : {plain(error, host)}") from error
 
 
-def _dial(url: str, region: str, keys: Keys, verify: bool) -> Channel:
+def _dial(url: str, region: str, keys: Keys, verify: bool | str) -> Channel:
     parts = urlsplit(url)
     secure = parts.scheme == "wss"
     name, port = parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme]

@@ -334,6 +334,7 @@ class Task(Value, frozen=True, kw_only=True):
     local_ip_address: str = ""
     network_namespace: str = ""
     interface_name: str = ""
+    arrival: int = 0  # counts the tasks of this host; waiting tasks keep their order over a restart by it
 
     @property
     def id(self) -> str:

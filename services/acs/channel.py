@@ -22,9 +22,9 @@ import gevent
 import websocket
 
 from common.errors import AgentError
+from common.proxy import open_socket
+from common.session import host_of, plain
 from common.wire.acs import MAX_ERROR_BODY_BYTES, MAX_FRAME_BYTES, refusal
-from services.acs.network import Proxy, proxy_for
-from services.acs.signing import host_of
 
 log = logging.getLogger(__name__)
 
@@ -173,20 +173,14 @@ def dial(url: str, headers: Mapping[str, str], context: ssl.SSLContext | None) -
             sock.close()
         if isinstance(error, DialError):
             raise
-        raise DialError(f"websocket client: unable to dial {host}: {error}") from error
+        raise DialError(f"websocket client: unable to dial {host}: {plain(error, host)}") from error
 
 
 def _connect(url: str, context: ssl.SSLContext | None) -> socket.socket:
     parts = urlsplit(url)
     host, secure = parts.hostname or "", parts.scheme == "https"
-    port = parts.port or (443 if secure else 80)
-    proxy = proxy_for(url, os.environ)
-    sock = socket.create_connection((proxy.host, proxy.port) if proxy else (host, port), DIAL_SECONDS)
+    sock = open_socket(parts.scheme, host, parts.port or (443 if secure else 80), DIAL_SECONDS)
     try:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        if proxy:
-            _tunnel(sock, host, port, proxy)
         if secure:
             assert context is not None
             return context.wrap_socket(sock, server_hostname=host)
@@ -194,18 +188,6 @@ def _connect(url: str, context: ssl.SSLContext | None) -> socket.socket:
     except BaseException:
         sock.close()
         raise
-
-
-def _tunnel(sock: socket.socket, host: str, port: int, proxy: Proxy) -> None:
-    target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
-    if proxy.password:
-        secret = base64.b64encode(f"{proxy.user}:{proxy.password}".encode()).decode()
-        lines.append(f"Proxy-Authorization: Basic {secret}")
-    sock.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
-    status, reason, _, _ = _read_head(sock)
-    if status != 200:
-        raise DialError(f"the proxy {proxy.url} refused the connection to {target}: {status} {reason}")
 
 
 def _upgrade(sock: socket.socket, url: str, headers: Mapping[str, str]) -> bytes:

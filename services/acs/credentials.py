@@ -14,10 +14,11 @@ import time
 from collections.abc import Callable
 
 import gevent
-from botocore.credentials import Credentials, EnvProvider, ReadOnlyCredentials, create_credential_resolver
+from botocore.credentials import Credentials, EnvProvider, create_credential_resolver
 from botocore.exceptions import BotoCoreError
 
 from common.errors import Temporary
+from common.session import Keys
 
 log = logging.getLogger(__name__)
 
@@ -41,21 +42,22 @@ class OwnCredentials:
         self._found: Credentials | None = None
         self._found_until = float("inf")
 
-    def keys(self) -> ReadOnlyCredentials:
+    def keys(self) -> Keys:
         """Keys that are valid now. Raises Temporary when no source has any."""
         with self._lock:
             timeout = Temporary(f"the credentials sources did not answer within {LOOKUP_SECONDS:.0f} s")
             with gevent.Timeout(LOOKUP_SECONDS, timeout):
                 return self._keys()
 
-    def _keys(self) -> ReadOnlyCredentials:
+    def _keys(self) -> Keys:
         if self._found is None or time.monotonic() > self._found_until:
             self._found = self._look_up()
         try:
-            return self._found.get_frozen_credentials()
+            frozen = self._found.get_frozen_credentials()
         except (BotoCoreError, OSError) as error:
             self._found = None
             raise Temporary(f"the AWS credentials of this agent cannot be refreshed: {error}") from error
+        return Keys(frozen.access_key or "", frozen.secret_key or "", frozen.token or "")
 
     def forget(self) -> None:
         """Ask the chain again at the next call: the keys were refused."""

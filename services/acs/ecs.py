@@ -1,32 +1,32 @@
 """The ECS API as the agent calls it: AWS JSON 1.1 over HTTP, signed, bounded, retried by rule.
 
-The bodies come from common.wire.ecs, byte for byte; botocore signs (services.acs.signing) and finds credentials,
-urllib3 carries. A client built from botocore's service model could not send what the agent must send (`clientToken`,
-`zoneId`, milliseconds), takes longer to start, and bounds only parts of a call. One HTTP attempt takes ATTEMPT_SECONDS
-at most, whatever stalls. Retries follow the SDK of the reference (ECS agent behaviour, spec 01 §8.3, spec 02 §8.9);
+The bodies come from common.wire.ecs, byte for byte; common.session signs, botocore finds credentials, urllib3 carries.
+A client built from botocore's service model could not send what the agent must send (`clientToken`, `zoneId`,
+milliseconds), takes longer to start, and bounds only parts of a call. One HTTP attempt takes ATTEMPT_SECONDS at most,
+whatever stalls. Retries follow the SDK of the reference (ECS agent behaviour, spec 01 §8.3, spec 02 §8.9);
 callers with a back-off of their own use `attempt`.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import random
 import socket
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 import gevent
 import urllib3
 
 from common.errors import AgentError, Temporary
+from common.proxy import SOCKS, open_socket, proxy_for, proxy_login, proxy_url
+from common.session import DEFAULT_PORTS, host_of, plain, sign, tls_context
 from common.wire import jsontext
 from services.acs.credentials import OwnCredentials
-from services.acs.network import UnusableProxy, proxy_for, tls_context
 from services.acs.settings import Settings
-from services.acs.signing import host_of, sign
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +85,26 @@ def explain(operation: str, code: str, text: str) -> str:
     return cause
 
 
+class _SocksConnection(urllib3.connection.HTTPConnection):
+    """Through the SOCKS proxy that the environment names; urllib3 itself would need one more package."""
+
+    def _new_conn(self) -> socket.socket:
+        return open_socket("http", self.host, self.port or 80, CONNECT_SECONDS)
+
+
+class _SocksTlsConnection(urllib3.connection.HTTPSConnection):
+    def _new_conn(self) -> socket.socket:
+        return open_socket("https", self.host, self.port or 443, CONNECT_SECONDS)
+
+
+class _SocksPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _SocksConnection
+
+
+class _SocksTlsPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _SocksTlsConnection
+
+
 class EcsClient:
     """Thread-safe in the gevent sense: any greenlet may call, connections are pooled."""
 
@@ -94,9 +114,6 @@ class EcsClient:
         self.url = (settings.backend_host or regional_endpoint(self.region, settings)).rstrip("/") + "/"
         self.skew_seconds = 0.0  # what must be added to our clock
         self._pools: dict[str, urllib3.PoolManager] = {}
-        self._context = None
-        if self.url.startswith("https"):
-            self._context = tls_context(settings.verify_tls, settings.ca_bundle)
 
     def now(self) -> float:
         """Unix seconds by the control plane's clock."""
@@ -121,15 +138,11 @@ class EcsClient:
         """One HTTP attempt, ATTEMPT_SECONDS at most. Raises ApiError, or Temporary without credentials."""
         keys = self.credentials.keys()
         data = jsontext.dumps(body).encode()
-        headers = {
-            "Content-Type": "application/x-amz-json-1.1",
-            "X-Amz-Target": f"{TARGET}.{operation}",
-            "Host": host_of(self.url),
-        }
-        signed = sign("POST", self.url, headers, data, keys, self.region, self.now())
-        # Signed without the agent's name: proxies may change it.
-        signed |= {"User-Agent": self.settings.user_agent, "Content-Length": str(len(data))}
-        response = self._send(operation, data, signed)
+        headers = {"Content-Type": "application/x-amz-json-1.1", "X-Amz-Target": f"{TARGET}.{operation}"}
+        signed = sign(self.url, self.region, keys, data, "POST", headers, self.now())
+        # The agent's name is not signed: proxies may change it.
+        headers |= {"Host": host_of(self.url), **signed, "User-Agent": self.settings.user_agent}
+        response = self._send(operation, data, {**headers, "Content-Length": str(len(data))})
         return self._answer(operation, response)
 
     def _send(self, operation: str, data: bytes, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
@@ -137,28 +150,30 @@ class EcsClient:
         try:
             with gevent.Timeout(ATTEMPT_SECONDS, timeout):
                 return self._pool().request("POST", self.url, body=data, headers=dict(headers))
-        except UnusableProxy as error:
-            raise ApiError(operation, "", str(error)) from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            text = f"the control plane at {self.url} cannot be reached: {_cause(error)}"
+            text = f"the control plane at {self.url} cannot be reached: {plain(_cause(error), host_of(self.url))}"
             raise ApiError(operation, "", text, retried=not _is_unknown_host(error)) from error
 
     def _pool(self) -> urllib3.PoolManager:
-        proxy = proxy_for(self.url, os.environ)
-        name = proxy.url if proxy else ""
+        parts = urlsplit(self.url)
+        proxy = proxy_for(parts.scheme, parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme])
+        name = proxy_url(proxy) if proxy else ""
         if name not in self._pools:
             options: dict[str, Any] = {
                 "maxsize": POOL_SIZE,
                 "retries": False,
                 "timeout": urllib3.Timeout(connect=CONNECT_SECONDS, read=ATTEMPT_SECONDS),
-                "ssl_context": self._context,
+                "ssl_context": tls_context(self.settings.verify) if parts.scheme == "https" else None,
             }
             if proxy is None:
                 self._pools[name] = urllib3.PoolManager(4, **options)
+            elif proxy.scheme in SOCKS:
+                self._pools[name] = pool = urllib3.PoolManager(4, **options)
+                pool.pool_classes_by_scheme = {"http": _SocksPool, "https": _SocksTlsPool}
             else:
-                basic = f"{proxy.user}:{proxy.password}" if proxy.password else None
-                headers = urllib3.make_headers(proxy_basic_auth=basic) if basic else None
-                self._pools[name] = urllib3.ProxyManager(proxy.url, 4, proxy_headers=headers, **options)
+                login = proxy_login(proxy)
+                headers = urllib3.make_headers(proxy_basic_auth=login) if login else None
+                self._pools[name] = urllib3.ProxyManager(name, 4, proxy_headers=headers, **options)
         return self._pools[name]
 
     def _answer(self, operation: str, response: urllib3.BaseHTTPResponse) -> dict[str, Any]:
@@ -197,9 +212,9 @@ class EcsClient:
         return True
 
 
-def _cause(error: BaseException) -> str:
+def _cause(error: BaseException) -> BaseException:
     reason = getattr(error, "reason", None)
-    return str(reason if isinstance(reason, BaseException) else error)
+    return reason if isinstance(reason, BaseException) else error
 
 
 def _is_unknown_host(error: BaseException) -> bool:

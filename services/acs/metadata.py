@@ -26,6 +26,7 @@ ATTEMPTS, PAUSE_SECONDS = 5, 1.0
 TOKEN_SECONDS = 300
 RETRIED_STATUS = (401, 500, 502, 503, 504)
 WRAPPER_PAUSES = (1.0, 1.3, 1.69, 2.197)
+SWITCHED_OFF = "instance metadata is switched off (external mode or AWS_EC2_METADATA_DISABLED)"
 IPV4_ENDPOINT, IPV6_ENDPOINT = "http://169.254.169.254", "http://[fd00:ec2::254]"
 
 
@@ -40,9 +41,12 @@ class MetadataError(AgentError):
 class Metadata:
     """A client of the metadata service; values are texts."""
 
-    def __init__(self, environment: Mapping[str, str] = os.environ, disabled: bool = False) -> None:
+    def __init__(
+        self, environment: Mapping[str, str] = os.environ, disabled: bool = False, blackholed: bool = False
+    ) -> None:
         env = environment.get
-        self.disabled = disabled or env("AWS_EC2_METADATA_DISABLED", "").lower() == "true"
+        self._why = "blackholed: ecs-agent was started with -blackhole-ec2-metadata" if blackholed else SWITCHED_OFF
+        self.disabled = disabled or blackholed or env("AWS_EC2_METADATA_DISABLED", "").lower() == "true"
         ipv6 = env("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", "").lower() == "ipv6"
         endpoint = env("AWS_EC2_METADATA_SERVICE_ENDPOINT") or (IPV6_ENDPOINT if ipv6 else IPV4_ENDPOINT)
         self._base = endpoint.rstrip("/") + "/latest/"
@@ -55,7 +59,7 @@ class Metadata:
     def get(self, path: str) -> str:
         """The value below /latest/. Raises MetadataError."""
         if self.disabled:
-            raise MetadataError("instance metadata is switched off (external mode or AWS_EC2_METADATA_DISABLED)")
+            raise MetadataError(self._why)
         try:
             # gevent.Timeout is no Exception: nothing on the way can take it for an answer of the service.
             with gevent.Timeout(OPERATION_SECONDS):

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 import gevent
+from msgspec.structs import replace as changed
 
 from common import keys
 from common.backoff import Backoff
@@ -22,6 +23,7 @@ from common.clock import SystemClock
 from common.errors import AgentError, Temporary
 from common.model.agent import DockerFacts, Session
 from common.process import Context
+from common.proxy import default_no_proxy
 from common.wire import ecs as wire
 from services.acs import host, identity, lifecycle, tags
 from services.acs.attributes import Situation, attributes
@@ -53,6 +55,9 @@ TIMINGS = Timings()
 def serve(context: Context) -> int:
     """Run until the process is to stop. Raises Terminal for what a restart would not mend."""
     settings = from_config(context.config, routes_are_ipv6_only())
+    default_no_proxy(settings.docker_socket)
+    if settings.verify is False:
+        log.warning("certificates are not verified (-k): whoever is between this machine and AWS can read and change all")
     agent = Agent(context, settings)
     try:
         agent.start()
@@ -71,7 +76,7 @@ class Agent:
     def __init__(self, context: Context, settings: Settings) -> None:
         self._context, self._settings = context, settings
         self._bus = context.bus
-        self._metadata = Metadata(disabled=settings.external)
+        self._metadata = Metadata(disabled=settings.external, blackholed=settings.metadata_blackholed)
         self._credentials = OwnCredentials(settings.external, settings.credentials_profile)
         self._roles = RoleCredentials(self._bus.volatile)
         self._jobs: list[gevent.Greenlet] = []
@@ -192,7 +197,7 @@ class Agent:
         discovery = Discovery(self._api, cluster, arn, SystemClock(), self._settings.acs_endpoint)
         self._session = AcsSession(
             self._settings, self._credentials, discovery, arn, self._facts.server_version, handlers, self._announce,
-            self._context.stopping, self._api.now, TIMINGS,
+            self._context.stopping, self._api.now, TIMINGS, self._heard,
         )  # fmt: skip
         jobs: list[Callable[[], None]] = [
             self._session.run, handlers.run, self._submission.run, self._submission.flush_forever, self._keep_house,
@@ -230,9 +235,16 @@ class Agent:
 
     def _announce(self, connected: bool, reason: str) -> None:
         """Publish how the session stands; never in the way of the session itself."""
-        self._document = Session(
-            revision=self._document.revision + 1, connected=connected, since=time.time(), reason=reason
+        document, now = self._document, time.time()
+        self._document = changed(
+            document, revision=document.revision + 1, connected=connected, since=now, reason=reason
         )
+        gevent.spawn(self._publish_session)
+
+    def _heard(self) -> None:
+        """ACS sent a heartbeat; telemetry checks the container runtime when it learns of it."""
+        document = self._document
+        self._document = changed(document, revision=document.revision + 1, heartbeat_at=time.time())
         gevent.spawn(self._publish_session)
 
     def _publish_session(self) -> None:

@@ -15,21 +15,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
-from urllib.parse import quote, quote_plus, urlsplit
+from urllib.parse import quote_plus, urlsplit
 
 import gevent
 import gevent.event
 
 from common.backoff import Backoff
 from common.errors import AgentError
+from common.session import USER_AGENT, sign, tls_context
 from common.version import COMMIT, VERSION
 from common.wire import acs
 from services.acs.channel import NO_CLOSE_FRAME, Channel, ChannelEnded, dial
 from services.acs.credentials import OwnCredentials
 from services.acs.discovery import Discovery
-from services.acs.network import tls_context
 from services.acs.settings import Settings
-from services.acs.signing import host_of, sign
 
 log = logging.getLogger(__name__)
 
@@ -73,8 +72,8 @@ def verdict(error: AgentError) -> Next:
 
 def endpoint_url(
     endpoint: str, cluster: str, instance_arn: str, docker_version: str, send_credentials: bool
-) -> tuple[str, str]:
-    """The URL as it goes onto the request line, and as it is signed (spaces as + and as %20). Spec 02 §1.2."""
+) -> str:
+    """The URL as it goes onto the request line, spaces as + (spec 02 §1.2)."""
     scheme = urlsplit(endpoint).scheme
     if scheme not in ("https", "http"):
         raise AgentError(f"wsclient: unknown scheme {scheme}")
@@ -90,9 +89,7 @@ def endpoint_url(
     }
     base = endpoint + ("" if endpoint.endswith("/") else "/") + "ws?"
     given = [(name, value) for name, value in parameters.items() if value is not None]
-    sent = "&".join(f"{name}={quote_plus(value)}" for name, value in given)
-    signed = "&".join(f"{name}={quote(value, safe='')}" for name, value in given)
-    return base + sent, base + signed
+    return base + "&".join(f"{name}={quote_plus(value)}" for name, value in given)
 
 
 class Receiver(Protocol):
@@ -117,11 +114,12 @@ class Session:
         stopping: gevent.event.Event,
         now: Callable[[], float] = time.time,
         timings: Timings | None = None,
+        heard: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings, self._credentials, self._discovery = settings, credentials, discovery
         self._arn, self._docker_version, self._receiver = instance_arn, docker_version, receiver
         self._announce, self._stopping, self._now = announce, stopping, now
-        self._timings = timings or Timings()
+        self._timings, self._heard = timings or Timings(), heard
         self._send_credentials = True
         self._backoff = Backoff(self._timings.retry_start, self._timings.retry_maximum, 1.5, 0.2)
         self._channel: Channel | None = None
@@ -190,12 +188,11 @@ class Session:
         connected = False
         try:
             endpoint = self._discovery.endpoint()
-            sent, signed = endpoint_url(
+            url = endpoint_url(
                 endpoint, self._settings.cluster_name, self._arn, self._docker_version, self._send_credentials
             )
-            keys = self._credentials.keys()
-            headers = sign("GET", signed, {"Host": host_of(signed)}, b"", keys, self._settings.region, self._now())
-            channel = dial(sent, {"User-Agent": "Go-http-client/1.1", **headers}, self._tls(sent))
+            headers = sign(url, self._settings.region, self._credentials.keys(), at=self._now())
+            channel = dial(url, {"User-Agent": USER_AGENT, **headers}, self._tls(url))
             connected = True
             return channel
         finally:
@@ -203,7 +200,10 @@ class Session:
 
     def _tls(self, url: str) -> ssl.SSLContext | None:
         if url.startswith("https") and self._context is None:
-            self._context = tls_context(self._settings.verify_tls, self._settings.ca_bundle)
+            try:
+                self._context = tls_context(self._settings.verify)
+            except OSError as error:
+                raise AgentError(str(error)) from error
         return self._context
 
     # -- one connection ------------------------------------------------------------------------
@@ -217,6 +217,7 @@ class Session:
         heartbeat.move(self._drawn("heartbeat"))
         if frame.type == "HeartbeatMessage":
             channel.send(acs.heartbeat_ack(frame.message))
+            self._heard()
             return
         self._receiver.put(channel, frame)
 

@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from common.session import verification
 from common.version import COMMIT, VERSION
 from common.wire.ecs import BindingRules
 
 DUAL_STACK_ONLY = "ipv6"
+BLACKHOLE = "ECS_TREE_BLACKHOLE_EC2_METADATA"  # what `ecs-agent -blackhole-ec2-metadata` leaves in the environment
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,8 @@ class Settings:
     acs_endpoint: str = ""  # overrides DiscoverPollEndpoint
     external: bool = False
     no_identity_document: bool = False
-    verify_tls: bool = True
-    ca_bundle: str = ""
+    verify: bool | str = True  # certificates: False with -k, or the path of a further CA bundle
+    metadata_blackholed: bool = False
     os_family: str = "LINUX"  # "" leaves the attribute out
     ipv6_only: bool = False
     use_fips: bool = False
@@ -74,8 +76,8 @@ def from_config(config: Mapping[str, Any], ipv6_only: bool) -> Settings:
         acs_endpoint=_with_scheme(config["ECS_ACS_ENDPOINT"]),
         external=bool(config["ECS_EXTERNAL"]),
         no_identity_document=bool(config["NoIID"] or config["ECS_EXTERNAL"]),
-        verify_tls=not config.get("AcceptInsecureCert", False),
-        ca_bundle=config["AWS_CA_BUNDLE"],
+        verify=verification(config["AWS_CA_BUNDLE"]),
+        metadata_blackholed=os.environ.get(BLACKHOLE, "").lower() == "true",
         os_family=config["ECS_DETAILED_OS_FAMILY"],
         ipv6_only=ipv6_only,
         use_fips=bool(config["AWS_USE_FIPS_ENDPOINT"]),

@@ -16,11 +16,10 @@ import gevent
 import urllib3
 
 from common.errors import Temporary
+from common.session import host_of, sign, tls_context
 from services.acs.credentials import OwnCredentials
 from services.acs.ecs import explain, regional_endpoint
-from services.acs.network import tls_context
 from services.acs.settings import Settings
-from services.acs.signing import host_of, sign
 
 log = logging.getLogger(__name__)
 
@@ -45,13 +44,14 @@ def instance_tags(settings: Settings, region: str, credentials: OwnCredentials, 
             "Filter.2.Value.1": "instance",
         }
     ).encode()
-    headers = {"Host": host_of(url), "Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
-    signed = sign("POST", url, headers, body, credentials.keys(), region, time.time(), "ec2")
-    return read_tags(*_post(url, body, signed, settings))
+    typed = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
+    signed = sign(url, region, credentials.keys(), body, "POST", typed, time.time(), "ec2")
+    return read_tags(*_post(url, body, {"Host": host_of(url), **typed, **signed}, settings))
 
 
 def _post(url: str, body: bytes, headers: Mapping[str, str], settings: Settings) -> tuple[int, bytes]:
-    context = tls_context(ca_bundle=settings.ca_bundle) if url.startswith("https") else None
+    # -k does not hold for EC2 (spec 01 §4); a CA bundle does.
+    context = tls_context(settings.verify or True) if url.startswith("https") else None
     late = TimeoutError(f"no answer within {CALL_SECONDS:.0f} s")
     try:
         with gevent.Timeout(CALL_SECONDS, late):

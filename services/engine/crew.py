@@ -21,7 +21,7 @@ from services.engine.core.effects import Action, Effect, Outcome
 
 log = logging.getLogger(__name__)
 
-PLACES: dict[str, int] = {"image": 64, "docker": 32, "stop": 512, "look": 4, "resource": 32}
+PLACES: dict[str, int] = {"image": 64, "docker": 32, "stop": 512, "look": 8, "remove": 8, "resource": 32}
 SORT: dict[Action, str] = {
     Action.RESOLVE_MANIFEST: "image",
     Action.PULL: "image",
@@ -29,7 +29,7 @@ SORT: dict[Action, str] = {
     Action.INSPECT: "look",
     Action.CREATE_RESOURCE: "resource",
     Action.REMOVE_RESOURCE: "resource",
-    Action.REMOVE: "look",
+    Action.REMOVE: "remove",
 }  # every other one: docker
 
 
@@ -48,9 +48,15 @@ class Crew:
         self.hands = hands
         self._places = {sort: BoundedSemaphore(places) for sort, places in PLACES.items()}
 
-    def start(self, effect: Effect, task: Callable[[], Task], done: Callable[[Effect, Outcome], None]) -> None:
+    def start(
+        self,
+        effect: Effect,
+        task: Callable[[], Task],
+        done: Callable[[Effect, Outcome], None],
+        delay_seconds: float = 0.0,
+    ) -> None:
         """Perform in the background; `task` gives the task as it is when the effect's turn comes."""
-        gevent.spawn(lambda: done(effect, self.perform(effect, task)))
+        gevent.spawn_later(delay_seconds, lambda: done(effect, self.perform(effect, task)))
 
     def perform(self, effect: Effect, task: Callable[[], Task]) -> Outcome:
         """Perform and wait for the outcome. Never raises."""

@@ -76,6 +76,7 @@ class Images:
                 names=reference.names if container.image in reference.names else (*reference.names, container.image),
                 containers=reference.containers if user in reference.containers else (*reference.containers, user),
                 pull_succeeded=reference.pull_succeeded or pulled,
+                size_bytes=outcome.image_size_bytes or reference.size_bytes,
             )
         )
 

@@ -20,7 +20,7 @@ import gevent
 
 from common.errors import Temporary
 from common.proxy import open_socket
-from common.session import Keys, host_of, sign, tls_context
+from common.session import Keys, host_of, sign, tls_context, verification
 from common.version import COMMIT, VERSION
 from services.telemetry.credentials import OwnKeys
 
@@ -51,7 +51,7 @@ class Settings:
     region: str
     api: str = ""
     override: str = ""
-    verify: bool = True
+    verify: bool | str = True
     os_family: str = "LINUX"
 
 
@@ -65,7 +65,7 @@ def settings(config: Mapping[str, Any], region: str, ipv6_only: bool = False) ->
         region=region,
         api=_with_scheme(api or regional(region, bool(config["AWS_USE_FIPS_ENDPOINT"]), dual_stack)),
         override=_with_scheme(config["ECS_TCS_ENDPOINT"] or ""),
-        verify=not config.get("AcceptInsecureCert", False),
+        verify=verification(config["AWS_CA_BUNDLE"]),
         os_family=config["ECS_DETAILED_OS_FAMILY"],
     )
 

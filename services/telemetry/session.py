@@ -104,7 +104,7 @@ class Outlet:
     keys: Callable[[], Keys]
     region: str
     docker_version: Callable[[], str]
-    verify: bool = True
+    verify: bool | str = True
 
 
 def url_of(endpoint: str, sender: Sender, docker_version: str) -> str:

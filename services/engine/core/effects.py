@@ -30,7 +30,8 @@ class SetupError(Permanent):
 class Action(StrEnum):
     """What can be done to a container (first block) or a resource (second block).
 
-    STOP comprises the five attempts of spec 03 §6.9: its outcome is final, and the worker asks PING only after it.
+    STOP comprises the five attempts of spec 03 §6.9; when it fails, the worker asks PING, and the core wants it again
+    as long as the process runs. REMOVE ends a process that is left: afterwards nobody knows of the container.
     INSPECT looks up by the container's Docker id, then by its Docker name; `gone` means 404, an error without `gone`
     means that Docker did not answer. START of a running container and STOP of a stopped one are successes.
     """
@@ -110,6 +111,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     retriable: bool = True
     image_digest: str = ""
     image_id: str = ""
+    image_size_bytes: int = 0
     registry_pull_began_at: float = 0.0  # Unix seconds; 0 when nothing was pulled from a registry
     registry_pull_ended_at: float = 0.0
     port_ranges: dict[str, str] = {}

@@ -37,7 +37,6 @@ def observed(
     error: NamedError | None = None,
     exit_code: int | None = None,
     at: float = 0.0,
-    docker_answers: bool = True,
     may_restart: bool = True,
 ) -> None:
     """The container was found in `status`. `at` is the time of a Docker event (Unix seconds), 0 = now."""
@@ -56,7 +55,7 @@ def observed(
     turn.change_container(name, known=status)
     turn.say(f"{name}: {before.known.name} -> {status.name}" + (f" ({error})" if error else ""))
     merge(turn, name, seen, exit_code)
-    if error is not None and not _on_error(turn, before, status, error, docker_answers):
+    if error is not None and not _on_error(turn, before, status, error):
         return
     reached(turn, name)
 
@@ -97,7 +96,7 @@ def _restarted(turn: Turn, container: Container, seen: Observation | None, exit_
     return True
 
 
-def _on_error(turn: Turn, before: Container, status: ContainerStatus, error: NamedError, docker_answers: bool) -> bool:
+def _on_error(turn: Turn, before: Container, status: ContainerStatus, error: NamedError) -> bool:
     """Record the error and what follows from it; False when the transition did not happen after all."""
     name = before.name
     turn.change_container(name, error=before.error or error)
@@ -107,14 +106,12 @@ def _on_error(turn: Turn, before: Container, status: ContainerStatus, error: Nam
             return False
         return True
     if status == C.STOPPED:
-        if docker_answers:
-            turn.change_container(name, desired=C.STOPPED)
-            return True
-        turn.change_container(name, known=before.known)
-        turn.say(f"{name}: Docker does not answer; the stop will be tried again")
-        return False
+        turn.change_container(name, desired=C.STOPPED)
+        return True
     turn.change_container(name, known=before.known, desired=C.STOPPED)
     if status.is_running and may_run(error):
+        # Marked as applied: the container is reported as STOPPED when this stop has shown that nothing runs.
+        turn.change_container(name, applied=C.STOPPED)
         turn.do(Action.STOP, name, "the start failed, but the process may run")
     return False
 

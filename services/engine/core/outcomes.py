@@ -113,16 +113,28 @@ def _provision(turn: Turn, effect: Effect, outcome: Outcome) -> None:
 
 
 def _stop(turn: Turn, effect: Effect, outcome: Outcome) -> None:
-    _idle(turn, effect.target, C.STOPPED)
-    observed(
-        turn,
-        effect.target,
-        C.STOPPED,
-        outcome.observation,
-        error=outcome.error,
-        docker_answers=outcome.docker_answers,
-        may_restart=False,
+    """The container counts as stopped when its process is gone, whatever the stop call said; else it is repeated."""
+    container = _idle(turn, effect.target, C.STOPPED)
+    seen, error = outcome.observation, outcome.error
+    if outcome.gone or (seen is not None and not seen.running):
+        observed(turn, container.name, C.STOPPED, seen, error=error, may_restart=False)
+    elif error is None and (seen is None or container.known == C.STOPPED):
+        observed(turn, container.name, C.STOPPED, seen, may_restart=False)
+    else:
+        _stop_again(turn, container, outcome)
+
+
+def _stop_again(turn: Turn, container: Container, outcome: Outcome) -> None:
+    cause = str(outcome.error) if outcome.error else "Docker took the stop, but the process runs"
+    away = "" if outcome.docker_answers else "; Docker does not answer"
+    turn.say(f"{container.name} could not be stopped and is stopped again: {cause}{away}")
+    turn.change_container(
+        container.name,
+        error=container.error or outcome.error,
+        desired=C.STOPPED,
+        applied=C.NONE if container.known == C.STOPPED else C.STOPPED,
     )
+    turn.do(Action.STOP, container.name, "the stop before failed")
 
 
 def _inspect(turn: Turn, effect: Effect, outcome: Outcome) -> None:

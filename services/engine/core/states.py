@@ -66,8 +66,9 @@ def next_step(container: Container) -> Step | None:
 def _towards_stopped(container: Container) -> Step | None:
     if container.known.is_running:
         return Step(C.STOPPED, Action.STOP)
-    # A start in flight may yet succeed: a container marked STOPPED now would run on, unknown to anyone.
-    return None if container.applied == C.RUNNING else Step(C.STOPPED)
+    # A start in flight may yet succeed, and a stop after an uncertain start has not told yet: a container marked
+    # STOPPED now might run on, unknown to anyone.
+    return None if container.applied in (C.RUNNING, C.STOPPED) else Step(C.STOPPED)
 
 
 def task_status_of(container: Container) -> TaskStatus:

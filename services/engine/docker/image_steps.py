@@ -208,6 +208,7 @@ class ImageSteps:
             target=outcome.target,
             error=outcome.error,
             image_id=str(inspected.get("Id") or ""),
+            image_size_bytes=int(inspected.get("Size") or 0),
             image_digest=digest,
             registry_pull_began_at=outcome.registry_pull_began_at,
             registry_pull_ended_at=outcome.registry_pull_ended_at,

@@ -6,17 +6,16 @@ from typing import Any
 
 import gevent.event
 import pytest
-from botocore.credentials import ReadOnlyCredentials
 
 from common.clock import VirtualClock
 from common.errors import AgentError, Temporary
+from common.proxy import proxy_for, proxy_login, proxy_url
+from common.session import Keys, sign
 from services.acs import session as module
 from services.acs.channel import ChannelEnded, DialError
 from services.acs.discovery import KEPT_SECONDS, Discovery
-from services.acs.network import Proxy, UnusableProxy, proxy_for
 from services.acs.session import Next, Session, endpoint_url, verdict
 from services.acs.settings import Settings
-from services.acs.signing import sign
 
 INSTANCE = "arn:aws:ecs:us-west-2:123456789012:container-instance/default/0123456789abcdef0123456789abcdef"
 QUERY = (
@@ -30,14 +29,12 @@ def test_the_signature_is_that_of_the_published_vector(monkeypatch):
     """A wrong canonical query or an extra signed header would change it (spec 02 §1.3)."""
     monkeypatch.setattr(module, "COMMIT", "a8b3e7d3")
     monkeypatch.setattr(module, "VERSION", "1.105.1")
-    sent, signed = endpoint_url("https://ecs-a-5.us-west-2.amazonaws.com", "default", INSTANCE, "25.0.8", True)
+    url = endpoint_url("https://ecs-a-5.us-west-2.amazonaws.com", "default", INSTANCE, "25.0.8", True)
     head = "https://ecs-a-5.us-west-2.amazonaws.com/ws?agentHash=a8b3e7d3&agentVersion=1.105.1&"
-    assert sent == head + QUERY.format(space="+")
-    assert signed == head + QUERY.format(space="%20")
-    keys = ReadOnlyCredentials("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", "TOKEN+/==", None)
-    headers = sign(
-        "GET", signed, {"Host": "ecs-a-5.us-west-2.amazonaws.com"}, b"", keys, "us-west-2", 1781524800.0
-    )  # fmt: skip
+    assert url == head + QUERY.format(space="+")
+    keys = Keys("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", "TOKEN+/==")
+    headers = sign(url, "us-west-2", keys, at=1781524800.0)
+    assert headers == sign(head + QUERY.format(space="%20"), "us-west-2", keys, at=1781524800.0)
     assert headers["X-Amz-Date"] == "20260615T120000Z"
     assert headers["Authorization"] == (
         "AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/20260615/us-west-2/ecs/aws4_request, "
@@ -49,8 +46,8 @@ def test_the_signature_is_that_of_the_published_vector(monkeypatch):
 
 def test_the_url_has_one_slash_and_only_known_parameters():
     """No Docker version, no parameter; another scheme is an error, not a crash."""
-    with_slash, _ = endpoint_url("https://h.example/", "c", "i", "", False)
-    assert with_slash == endpoint_url("https://h.example", "c", "i", "", False)[0]
+    with_slash = endpoint_url("https://h.example/", "c", "i", "", False)
+    assert with_slash == endpoint_url("https://h.example", "c", "i", "", False)
     assert with_slash.startswith("https://h.example/ws?agentHash=")
     assert "dockerVersion" not in with_slash
     assert "sendCredentials=false" in with_slash
