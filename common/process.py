@@ -54,6 +54,7 @@ class Context:
     stopping: gevent.event.Event = field(default_factory=gevent.event.Event)
     bus: Bus = field(init=False)
     _readiness: tuple[bool, str] = (False, "starting")
+    _since: float = field(default_factory=time.time)  # when `ready` became what it is
 
     def __post_init__(self) -> None:
         self.bus = Bus(self.run_dir, self.stopping.is_set)
@@ -69,6 +70,8 @@ class Context:
     def _tell(self, ready: bool, detail: str) -> None:
         if (ready, detail) == self._readiness:
             return
+        if ready != self._readiness[0]:
+            self._since = time.time()
         self._readiness = (ready, detail)
         self.log.info("%s %s%s", self.name, "is ready" if ready else "is not ready", f": {detail}" if detail else "")
         self.publish_readiness()
@@ -76,7 +79,8 @@ class Context:
     def publish_readiness(self) -> None:
         """Write the readiness again; it is volatile, so the heartbeat repeats it."""
         ready, detail = self._readiness
-        value = json.dumps({"ready": ready, "detail": detail, "pid": os.getpid(), "at": round(time.time(), 3)})
+        since, now = round(self._since, 3), round(time.time(), 3)
+        value = json.dumps({"ready": ready, "detail": detail, "pid": os.getpid(), "since": since, "at": now})
 
         def write(client: redis.Redis) -> object:
             return client.hset(keys.READY, self.name, value)

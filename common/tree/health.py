@@ -47,4 +47,17 @@ def describe(state: dict[str, object] | None, now: float) -> tuple[bool, str]:
     if silent > STALE_SECONDS:
         return True, f"has been silent for {silent:.0f} s"
     detail = f": {state['detail']}" if state["detail"] else ""
-    return not state["ready"], ("ready" if state["ready"] else "not ready") + detail
+    if state["ready"]:
+        return False, f"ready{detail}"
+    return True, f"not ready for {spoken(now - float(str(state.get('since', now))))}{detail}"
+
+
+def spoken(seconds: float) -> str:
+    """A length of time as a person says it: 12 s, 3 min 5 s, 2 h 10 min, 3 d 4 h."""
+    left = max(0, int(seconds))
+    parts: list[str] = []
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, size)
+        if count or (unit == "s" and not parts):
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2])

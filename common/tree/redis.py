@@ -8,6 +8,8 @@ same files while an orphan of a killed tree still ends.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -18,8 +20,10 @@ from typing import Any
 
 from common.config import load
 from common.parent import die_with_parent
+from common.tree.run import say
 
 LOCK_SECONDS = 20.0
+PROBE_BYTES = 256 * 1024
 SOCKETS = {"durable": "redis.sock", "volatile": "secrets.sock"}
 
 
@@ -52,6 +56,19 @@ def lock(path: str) -> int:
             time.sleep(0.02)
 
 
+def check_space(data_dir: str) -> None:
+    """Prove that there is room to start with; raises OSError. Redis itself would start and end at its first write."""
+    probe = os.path.join(data_dir, ".space")
+    try:
+        with open(probe, "wb", buffering=0) as file:
+            if file.write(b"x" * PROBE_BYTES) < PROBE_BYTES:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), data_dir)
+            os.fsync(file.fileno())
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(probe)
+
+
 def main(argv: list[str]) -> int:
     """Never returns when all is well: the process becomes redis-server."""
     role = argv[0]
@@ -62,13 +79,15 @@ def main(argv: list[str]) -> int:
     die_with_parent()
     server = shutil.which("redis-server")
     if server is None:
-        print('level=critical msg="redis-server is missing: install redis-server (apt) or redis (dnf)"')
+        say("critical", "redis-server is missing: install redis-server (apt) or redis (dnf)")
         return 1
     try:
         os.makedirs(data_dir, mode=0o700, exist_ok=True)
         lock(os.path.join(data_dir, f"{name}.lock"))
+        if role == "durable":
+            check_space(data_dir)
     except (OSError, TimeoutError) as error:
-        print(f'level=critical msg="{name} cannot use {data_dir}: {error}"')
+        say("critical", f"{name} cannot use {data_dir}: {error}. Nothing is lost; the agent waits for it")
         return 1
     sys.stdout.flush()
     os.execv(server, [server, *arguments(role, config, run_dir, data_dir)])

@@ -25,6 +25,7 @@ from common.errors import AgentError
 from common.proxy import open_socket
 from common.session import host_of, plain
 from common.wire.acs import MAX_ERROR_BODY_BYTES, MAX_FRAME_BYTES, refusal
+from services.acs.words import advise, code_in, skew_of
 
 log = logging.getLogger(__name__)
 
@@ -246,8 +247,9 @@ def _refused(
         body = _first_chunk(body)
     body = body[:MAX_ERROR_BODY_BYTES]
     shown = body.decode("utf-8", "replace")
-    text = refusal(body)
-    return DialError(text or f"websocket client: unable to dial {host} response: {shown}: {status} {reason}".strip())
+    text = refusal(body) or f"websocket client: unable to dial {host} response: {shown}: {status} {reason}".strip()
+    advice = advise("Poll", code_in(text), text, skew_seconds=skew_of(headers.get("date", "")))
+    return DialError(f"{text} ({advice})" if advice else text)
 
 
 def _first_chunk(body: bytes) -> bytes:

@@ -14,7 +14,6 @@ import random
 import socket
 import time
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,6 +26,7 @@ from common.session import DEFAULT_PORTS, host_of, plain, sign, tls_context
 from common.wire import jsontext
 from services.acs.credentials import OwnCredentials
 from services.acs.settings import Settings
+from services.acs.words import MAYBE_SKEW_CODES, SKEW_CODES, SKEW_SECONDS, STALE_KEYS, explain, skew_of, skewed
 
 log = logging.getLogger(__name__)
 
@@ -54,10 +54,6 @@ THROTTLED = frozenset(
     )
 )
 RETRIED_CODES = THROTTLED | {"RequestTimeout", "RequestTimeoutException"}
-SKEW_CODES = frozenset(("RequestExpired", "RequestInTheFuture", "RequestTimeTooSkewed"))
-MAYBE_SKEW_CODES = frozenset(("InvalidSignatureException", "SignatureDoesNotMatch", "AuthFailure"))
-SKEW_SECONDS = 240.0
-STALE_KEYS = frozenset(("ExpiredTokenException", "ExpiredToken", "UnrecognizedClientException", "InvalidClientTokenId"))
 
 
 class ApiError(AgentError):
@@ -66,23 +62,11 @@ class ApiError(AgentError):
     `retried` tells whether the SDK of the reference would try again by itself.
     """
 
-    def __init__(self, operation: str, code: str, text: str, status: int = 0, retried: bool = False) -> None:
+    def __init__(
+        self, operation: str, code: str, text: str, status: int = 0, retried: bool = False, skew_seconds: float = 0.0
+    ) -> None:
         self.operation, self.code, self.text, self.status, self.retried = operation, code, text, status, retried
-        super().__init__(f"{operation}: {explain(operation, code, text)}")
-
-
-def explain(operation: str, code: str, text: str) -> str:
-    """What went wrong in plain words, with what to do about permissions and clocks."""
-    cause = f"{code}: {text}" if code else text
-    if code in ("AccessDeniedException", "AccessDenied", "UnauthorizedOperation"):
-        return (
-            f"{cause} (the role that this agent signs with needs the permission ecs:{operation}; see its policy in IAM)"
-        )
-    if code in SKEW_CODES | MAYBE_SKEW_CODES:
-        return f"{cause} (if the clock of this machine is wrong, set it: signatures are valid for five minutes)"
-    if code in STALE_KEYS:
-        return f"{cause} (the access key is unknown or has expired; see where this agent takes its credentials from)"
-    return cause
+        super().__init__(f"{operation}: {explain(operation, code, text, skew_seconds=skew_seconds)}")
 
 
 class _SocksConnection(urllib3.connection.HTTPConnection):
@@ -194,20 +178,18 @@ class EcsClient:
         retried = response.status in RETRIED_STATUS or code in RETRIED_CODES or self._correct_clock(code, response)
         if code in STALE_KEYS:
             self.credentials.forget()
-        return ApiError(operation, code, text, response.status, retried)
+        return ApiError(operation, code, text, response.status, retried, skew_of(response.headers.get("Date", "")))
 
     def _correct_clock(self, code: str, response: urllib3.BaseHTTPResponse) -> bool:
         """Take over the server's clock when the error is about time; True when another attempt is worth it."""
         if code not in SKEW_CODES | MAYBE_SKEW_CODES:
             return False
-        try:
-            server = parsedate_to_datetime(response.headers.get("Date", "")).timestamp()
-        except (TypeError, ValueError):
+        if not response.headers.get("Date"):
             return code in SKEW_CODES
-        skew = server - time.time()
+        skew = skew_of(response.headers["Date"])
         if code in MAYBE_SKEW_CODES and abs(skew - self.skew_seconds) < SKEW_SECONDS:
             return False
-        log.warning("this machine's clock is %.0f s behind the control plane's; calls are signed with its time", skew)
+        log.warning("%s; calls are signed with the time of AWS until then", skewed(skew))
         self.skew_seconds = skew
         return True
 

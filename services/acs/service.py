@@ -40,6 +40,7 @@ from services.acs.session import Session as AcsSession
 from services.acs.session import Timings
 from services.acs.settings import Settings, from_config, routes_are_ipv6_only
 from services.acs.submission import Submission
+from services.acs.words import SKEW_SECONDS, skewed
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -49,6 +50,7 @@ CAPABILITIES_SECONDS = 20.0
 TIDY_SECONDS = 600.0
 STOP_SECONDS = 5.0
 SESSION_ID = "acs"
+QUIET_SECONDS = 3.0  # a session that was down for less is no news
 TIMINGS = Timings()
 
 
@@ -57,7 +59,7 @@ def serve(context: Context) -> int:
     settings = from_config(context.config, routes_are_ipv6_only())
     default_no_proxy(settings.docker_socket)
     if settings.verify is False:
-        log.warning("certificates are not verified (-k): whoever is between this machine and AWS can read and change all")
+        log.warning("certificates are not verified (-k): anyone between this machine and AWS can read and change all")
     agent = Agent(context, settings)
     try:
         agent.start()
@@ -114,8 +116,8 @@ class Agent:
         )  # fmt: skip
         self._registered_as = self._offer(new=not first.arn)
         self._registrar.register(self._place, self._registered_as)
+        self._context.not_ready("registered; connecting to ACS")
         self._start_jobs()
-        self._context.ready(f"registered as {self._record.current.arn}")
 
     def _look_around(self) -> host.HostFacts:
         cni = self._settings.cni_directory if self._settings.task_eni else ""
@@ -191,6 +193,8 @@ class Agent:
         arn, cluster = self._record.current.arn, self._settings.cluster_name
         self._roles.restore()
         self._document = self._bus.volatile.get(keys.SESSION, SESSION_ID) or self._document
+        if self._document.connected:
+            self._announce(False, "the agent was restarted")
         self._submission = Submission(self._bus, self._api, cluster, self._settings.bindings, self._roles.forget)
         self._submission.restore()
         handlers = Handlers(self._bus, self._roles, self._record, self._submission.reject)
@@ -235,11 +239,25 @@ class Agent:
 
     def _announce(self, connected: bool, reason: str) -> None:
         """Publish how the session stands; never in the way of the session itself."""
-        document, now = self._document, time.time()
+        document = self._document
+        since = document.since if document.connected == connected and document.since else time.time()
         self._document = changed(
-            document, revision=document.revision + 1, connected=connected, since=now, reason=reason
+            document, revision=document.revision + 1, connected=connected, since=since, reason=reason
         )
         gevent.spawn(self._publish_session)
+        if connected:
+            self._tell_readiness()
+
+    def _tell_readiness(self) -> None:
+        """Ready is an agent that ECS can reach. A session that is replaced at once is told by nobody."""
+        document, arn = self._document, self._record.current.arn
+        if document.connected:
+            skew = self._api.skew_seconds
+            off = f"; {skewed(skew)}" if abs(skew) >= SKEW_SECONDS else ""
+            self._context.ready(f"registered as {arn}, connected to ACS{off}")
+        elif time.time() - document.since > QUIET_SECONDS:
+            reason = document.reason or "no connection was made yet"
+            self._context.not_ready(f"registered as {arn}, but there is no session with ACS: {reason}")
 
     def _heard(self) -> None:
         """ACS sent a heartbeat; telemetry checks the container runtime when it learns of it."""
@@ -260,6 +278,7 @@ class Agent:
         next_look, next_tidy = time.monotonic() + CAPABILITIES_SECONDS, time.monotonic() + TIDY_SECONDS
         while self._wait(KEEP_HOUSE_SECONDS):
             try:
+                self._tell_readiness()
                 epochs = self._check_epochs(epochs)
                 if time.monotonic() > next_look:
                     next_look = time.monotonic() + CAPABILITIES_SECONDS
@@ -301,7 +320,7 @@ class Agent:
     def _register_again(self, offer: Offer) -> None:
         try:
             self._registrar.register(self._place, offer)
-            self._context.ready(f"registered as {self._record.current.arn}")
+            self._tell_readiness()
         except AgentError as error:
             log.error("the changed capabilities could not be registered: %s", error)
 

@@ -70,9 +70,7 @@ def verdict(error: AgentError) -> Next:
     return Next.INACTIVE if INACTIVE in str(error) else Next.BACK_OFF
 
 
-def endpoint_url(
-    endpoint: str, cluster: str, instance_arn: str, docker_version: str, send_credentials: bool
-) -> str:
+def endpoint_url(endpoint: str, cluster: str, instance_arn: str, docker_version: str, send_credentials: bool) -> str:
     """The URL as it goes onto the request line, spaces as + (spec 02 §1.2)."""
     scheme = urlsplit(endpoint).scheme
     if scheme not in ("https", "http"):

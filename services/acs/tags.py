@@ -18,8 +18,9 @@ import urllib3
 from common.errors import Temporary
 from common.session import host_of, sign, tls_context
 from services.acs.credentials import OwnCredentials
-from services.acs.ecs import explain, regional_endpoint
+from services.acs.ecs import regional_endpoint
 from services.acs.settings import Settings
+from services.acs.words import explain
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ def read_tags(status: int, data: bytes) -> dict[str, str]:
         raise Temporary(f"DescribeTags: HTTP status {status} and an answer that is not XML: {error}") from error
     if status != 200:
         code, text = root.findtext(".//Code") or "", root.findtext(".//Message") or ""
-        raise Temporary(f"DescribeTags: {explain('DescribeTags', code, text).replace('ecs:', 'ec2:')}")
+        raise Temporary(f"DescribeTags: {explain('DescribeTags', code, text, 'ec2')}")
     tags = {}
     for item in root.iter():
         if item.tag.rpartition("}")[2] == "item":

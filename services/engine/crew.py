@@ -31,6 +31,7 @@ SORT: dict[Action, str] = {
     Action.REMOVE_RESOURCE: "resource",
     Action.REMOVE: "remove",
 }  # every other one: docker
+PINGED = (Action.STOP, Action.REMOVE)
 
 
 class Performs(Protocol):
@@ -56,13 +57,20 @@ class Crew:
         delay_seconds: float = 0.0,
     ) -> None:
         """Perform in the background; `task` gives the task as it is when the effect's turn comes."""
-        gevent.spawn_later(delay_seconds, lambda: done(effect, self.perform(effect, task)))
+
+        def work() -> None:
+            done(effect, self.perform(effect, task))
+
+        if delay_seconds:
+            gevent.spawn_later(delay_seconds, work)
+        else:
+            gevent.spawn(work)
 
     def perform(self, effect: Effect, task: Callable[[], Task]) -> Outcome:
         """Perform and wait for the outcome. Never raises."""
         with self._places[SORT.get(effect.action, "docker")]:
             outcome = self._perform(effect, task())
-            if effect.action is Action.STOP and outcome.error is not None:
+            if effect.action in PINGED and outcome.error is not None and not outcome.gone:
                 return self._with_ping(effect, outcome, task())
             return outcome
 
@@ -76,6 +84,6 @@ class Crew:
             return Outcome(action=effect.action, target=effect.target, error=NamedError("UnknownError", text))
 
     def _with_ping(self, effect: Effect, outcome: Outcome, task: Task) -> Outcome:
-        """A failed stop counts only when Docker answers at all (spec 03 §2.6)."""
-        ping = self._perform(Effect(action=Action.PING, target=effect.target, reason="a stop failed"), task)
+        """Whether it failed because Docker is away is another matter than Docker's own refusal."""
+        ping = self._perform(Effect(action=Action.PING, target=effect.target, reason=f"{effect.action} failed"), task)
         return replace(outcome, docker_answers=ping.error is None)

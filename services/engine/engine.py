@@ -32,6 +32,7 @@ from services.engine.core.effects import DockerEvent, Effect, Outcome, Resync, S
 from services.engine.core.turn import Settings
 from services.engine.crew import Crew
 from services.engine.images import Images
+from services.engine.patrol import Patrol
 from services.engine.records import GROUP, Records
 from services.engine.worker import Letter, Poll, Republish, Shop, Stop, Worker
 
@@ -55,6 +56,8 @@ class HandsLike(Protocol):
     def facts(self) -> DockerFacts: ...
 
     def refresh_facts(self) -> DockerFacts: ...
+
+    def list_containers(self) -> list[tuple[str, str, dict[str, str], str]]: ...
 
     def wait_until_docker_answers(self, stopping: Any) -> object: ...
 
@@ -89,6 +92,8 @@ class Engine:
         self.admission = Admission(host_of(facts, config), self._admitted)
         self._by_docker_id: dict[str, tuple[str, str]] = {}
         self.stream_open = gevent.event.Event()
+        self.patrol = Patrol(hands, lambda: [w.task for w in self.workers.values()], self._look_at)
+        self.arrivals = 0  # the number of the youngest task
         self._greenlets: list[gevent.Greenlet] = []
         self.shop = Shop(
             crew=Crew(hands),
@@ -130,7 +135,7 @@ class Engine:
 
     def start(self) -> None:
         """Begin to work: events and commands are read from here on."""
-        for loop in (self._read_commands, self.images.run, self._watch_store):
+        for loop in (self._read_commands, self.images.run, self._watch_store, self.patrol.run):
             self._greenlets.append(gevent.spawn(self._forever, loop))
 
     def listen(self) -> None:
@@ -163,6 +168,9 @@ class Engine:
 
     def add(self, task: Task, is_new: bool, acks: Iterable[str] = ()) -> Worker:
         """Make a worker for a task that has none; it is not started yet."""
+        if is_new:
+            task = replace(task, arrival=self.arrivals + 1)
+        self.arrivals = max(self.arrivals, task.arrival)
         worker = Worker(task, self.shop, is_new, acks)
         self.workers[task.arn] = worker
         self._index(task)
@@ -245,6 +253,11 @@ class Engine:
         log.warning("Docker's event stream was interrupted; all containers are looked at")
         gevent.spawn(self._refresh_facts)
         for worker in list(self.workers.values()):
+            worker.put(Poll())
+
+    def _look_at(self, arn: str) -> None:
+        worker = self.workers.get(arn)
+        if worker is not None:
             worker.put(Poll())
 
     def _refresh_facts(self) -> None:

@@ -2,7 +2,8 @@
 
 The order matters: Docker's event stream is opened first, then each worker asks Docker about its containers, and only
 then handles the events that have queued in its inbox meanwhile; no stop falls between. Host resources are accounted
-for before any task may enter the queue (ECS agent behaviour, spec 03 §5.3, §11.4).
+for before any task may enter the queue, and those that wait enter it in the order in which they arrived (ECS agent
+behaviour, spec 03 §5.3, §11.4).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Iterable
 from common.errors import Terminal
 from common.model.status import ContainerStatus, TaskStatus
 from common.model.task import Task
+from services.engine.core.progress import needs_admission
 from services.engine.engine import Engine
 
 log = logging.getLogger(__name__)
@@ -28,7 +30,11 @@ def restore(engine: Engine) -> int:
         if holds_resources(task):
             engine.admission.hold(task)
     engine.images.load(tasks.values())
-    workers = [engine.add(task, is_new=False) for task in tasks.values()]
+    in_order = sorted(tasks.values(), key=lambda t: t.arrival)
+    workers = [engine.add(task, is_new=False) for task in in_order]
+    for task in in_order:
+        if needs_admission(task):
+            engine.admission.enter(task)
     engine.listen()
     if not engine.stream_open.wait(STREAM_SECONDS):
         log.error("Docker's event stream does not open; the tasks are taken up nevertheless")

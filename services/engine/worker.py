@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 
 SETTLE_SECONDS = 0.05  # how long a change may stay unsaved
 POLL_SECONDS, POLL_JITTER_SECONDS = 300.0, 30.0
+STOP_PAUSE_SECONDS, LONGEST_STOP_PAUSE_SECONDS = 2.0, 60.0  # between rounds of stops that fail
+SWEEP_PAUSE_SECONDS = 30.0  # a cleanup waits for a Docker that is away
 
 
 class Poll(Struct, frozen=True):
@@ -91,6 +93,7 @@ class Worker:
         self._poll_at = 0.0
         self._said: frozenset[str] = frozenset()
         self._credentials: set[str] = set()
+        self._failed_stops: dict[str, Backoff] = {}  # by container
         self._cleanup_wait = shop.settings.cleanup_wait_seconds + random.uniform(
             0.0, shop.settings.cleanup_jitter_seconds
         )
@@ -278,11 +281,15 @@ class Worker:
     def _perform(self, effect: Effect) -> None:
         self._performing += 1
         log.debug("%s %s: %s", effect.action, effect.target, effect.reason, **fields(task=self.task.arn))
-        self.shop.crew.start(effect, lambda: self.task, self._done)
+        failed = self._failed_stops.get(effect.target) if effect.action is Action.STOP else None
+        self.shop.crew.start(effect, lambda: self.task, self._done, failed.delay() if failed else 0.0)
 
     def _done(self, effect: Effect, outcome: Outcome) -> None:
         if effect.action is Action.PULL:
             self.shop.images.used(self.task, effect.target, outcome)
+        elif effect.action is Action.STOP and outcome.error is not None:
+            pauses = Backoff(STOP_PAUSE_SECONDS, LONGEST_STOP_PAUSE_SECONDS, 2.0)
+            self._failed_stops.setdefault(effect.target, pauses)
         self.put(Finished(effect, outcome))
 
     def _poll(self) -> None:
@@ -325,10 +332,12 @@ class Worker:
     def _sweep(self, step: cleanup.Sweep) -> None:
         for effect in step.effects:
             outcome = self.shop.crew.perform(effect, lambda: self.task)
-            if outcome.error is not None and not outcome.gone:
-                log.warning(
-                    "%s %s failed: %s", effect.action, effect.target, outcome.error, **fields(task=self.task.arn)
-                )
+            if outcome.error is None or outcome.gone:
+                continue
+            log.warning("%s %s failed: %s", effect.action, effect.target, outcome.error, **fields(task=self.task.arn))
+            if not outcome.docker_answers:
+                self._cleanup_at = self.shop.clock.now() + SWEEP_PAUSE_SECONDS
+                return  # all of it again: what is gone by then is no error
         self.shop.images.released(self.task)
         self.shop.records.delete(self.task, cleanup.last_words(self.task), self._acks)
         self.ended = True

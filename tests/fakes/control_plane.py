@@ -123,6 +123,7 @@ class ControlPlane:
         self.refusals: deque[tuple[int, str]] = deque()  # status and body for the next handshakes
         self.faults: dict[str, Callable[[dict[str, Any]], Answer]] = {}
         self.metadata = dict(METADATA)
+        self.advertised = ""  # base URL of the sessions in DiscoverPollEndpoint, when it is not `url`
         self.in_flight = self.most_in_flight = 0
         self.gate = gevent.event.Event()  # SubmitTaskStateChange waits for it
         self.gate.set()
@@ -232,7 +233,8 @@ class ControlPlane:
 
     def _answer(self, operation: str, body: dict[str, Any]) -> dict[str, Any]:
         if operation == "DiscoverPollEndpoint":
-            return {"endpoint": self.url + "/acs/", "telemetryEndpoint": self.url + "/tcs/"}
+            base = self.advertised or self.url
+            return {"endpoint": base + "/acs/", "telemetryEndpoint": base + "/tcs/"}
         if operation == "RegisterContainerInstance":
             return {
                 "containerInstance": {

@@ -17,7 +17,7 @@ import gevent.event
 import gevent.queue
 from msgspec.structs import replace
 
-from common.errors import NamedError
+from common.errors import NamedError, Temporary
 from common.model.agent import DockerFacts
 from common.model.status import ContainerStatus
 from common.model.task import Container, Resource, Task
@@ -146,6 +146,12 @@ class FakeHands:
     def refresh_facts(self) -> DockerFacts:
         """The same, read again."""
         return self._facts
+
+    def list_containers(self) -> list[tuple[str, str, dict[str, str], str]]:
+        """What `docker ps -a` says."""
+        if not self.docker.answers:
+            raise Temporary("Cannot connect to the Docker daemon")
+        return [(c.id, c.name, {}, c.state) for c in self.docker.containers.values()]
 
     def wait_until_docker_answers(self, stopping: gevent.event.Event) -> None:
         """Until it does, or the engine stops."""

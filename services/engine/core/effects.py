@@ -30,7 +30,7 @@ class SetupError(Permanent):
 class Action(StrEnum):
     """What can be done to a container (first block) or a resource (second block).
 
-    STOP comprises the five attempts of spec 03 §6.9; when it fails, the worker asks PING, and the core wants it again
+    STOP comprises the five attempts of spec 03 §6.9; when it fails, the crew asks PING, and the core wants it again
     as long as the process runs. REMOVE ends a process that is left: afterwards nobody knows of the container.
     INSPECT looks up by the container's Docker id, then by its Docker name; `gone` means 404, an error without `gone`
     means that Docker did not answer. START of a running container and STOP of a stopped one are successes.
@@ -48,7 +48,7 @@ class Action(StrEnum):
     CREATE_RESOURCE = "create resource"
     REMOVE_RESOURCE = "remove resource"
 
-    PING = "ping"  # is Docker there? asked after a failed stop
+    PING = "ping"  # is Docker there?
 
 
 class Effect(Struct, frozen=True, kw_only=True):
@@ -118,7 +118,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     stop_task: bool = False  # the action found that the whole task must stop
     reason: str = ""  # terminal reason of a resource
     detail: dict[str, str] = {}
-    docker_answers: bool = True  # the worker's finding (PING) after a failed stop
+    docker_answers: bool = True  # the crew's finding (PING) after a failed STOP or REMOVE
 
 
 class Resync(Struct, frozen=True):

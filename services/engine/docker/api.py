@@ -52,7 +52,11 @@ class ApiError(DockerCallError):
 
 
 class Unreachable(DockerCallError):
-    """No daemon behind the socket, or it closed the connection before it had answered."""
+    """No daemon behind the socket (`refused`), or it closed the connection before it had answered."""
+
+    def __init__(self, text: str, refused: bool = False) -> None:
+        super().__init__(text)
+        self.refused = refused
 
 
 class TimedOut(DockerCallError):
@@ -207,7 +211,10 @@ class Api:
         headers: Mapping[str, str] | None = None,
         canceller: Canceller | None = None,
     ) -> Answer:
-        """One request and its whole answer within `timeout` seconds. 304 is an answer, not an error."""
+        """One request and its whole answer within `timeout` seconds. 304 is an answer, not an error.
+
+        `body` is sent as JSON; bytes go as they are, with the Content-Type that `headers` name.
+        """
         end = time.monotonic() + timeout
         connection, response = self._send(method, path, query, body, version, headers, canceller or Canceller(), end)
         try:
@@ -274,7 +281,9 @@ class Api:
         target = self._path(path, version) + (f"?{urlencode(query)}" if query else "")
         sent = dict(headers or {})
         data = None
-        if body is not None:
+        if isinstance(body, bytes):
+            data = body
+        elif body is not None:
             data = json.dumps(body).encode()
             sent["Content-Type"] = "application/json"
         connection, fresh = self._connection(end)
@@ -349,7 +358,8 @@ class Api:
         if isinstance(error, TimeoutError):
             return TimedOut("context deadline exceeded")
         if isinstance(error, (FileNotFoundError, ConnectionRefusedError, PermissionError, socket.gaierror)):
-            return Unreachable(f"Cannot connect to the Docker daemon at {self.address}. Is the docker daemon running?")
+            text = f"Cannot connect to the Docker daemon at {self.address}. Is the docker daemon running?"
+            return Unreachable(text, refused=True)
         if isinstance(error, (OSError, http.client.HTTPException)):
             return Unreachable(f'error during connect: {method.title()} "{self.url(path, version)}": EOF')
         return error

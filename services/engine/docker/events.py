@@ -118,7 +118,7 @@ class EventStream:
     # -- reading -----------------------------------------------------------------------------
 
     def _read(self) -> None:
-        backoff, complaint = Backoff(0.1, 10.0, 2.0), ""
+        backoff, complaint = Backoff(0.1, 2.0, 2.0), ""
         while not self._closed.is_set():
             try:
                 self._follow(backoff)

@@ -13,6 +13,7 @@ from typing import Any
 from common.docker import KNOWN_API_VERSIONS, REFERENCE_API_VERSION
 from common.errors import Terminal
 from common.model.agent import DockerFacts
+from services.engine.docker import pause_image
 from services.engine.docker.api import Api, DockerCallError
 from services.engine.docker.draft import at_least
 from services.engine.docker.settings import Settings
@@ -50,7 +51,8 @@ def read(api: Api, settings: Settings, plugin_dirs: tuple[str, ...] = (SOCKETS, 
     version = api.call("GET", "/version", VERSION_SECONDS, version=UNVERSIONED).json()
     usable = usable_versions(version.get("MinAPIVersion") or "1.17", version.get("ApiVersion") or "1.17")
     default = default_version(usable)
-    info = api.call("GET", "/info", INFO_SECONDS, version=default).json()
+    api.version = default
+    info = api.call("GET", "/info", INFO_SECONDS).json()
     plugins, plugin_error = _volume_plugins(api, usable, plugin_dirs)
     return DockerFacts(
         server_version=version.get("Version") or info.get("ServerVersion") or "",
@@ -71,6 +73,7 @@ def read(api: Api, settings: Settings, plugin_dirs: tuple[str, ...] = (SOCKETS, 
         runtimes=tuple(sorted(info.get("Runtimes") or {})),
         task_limits_enabled=_limits(settings, usable),
         reserved_memory_mib=settings.reserved_memory_mib,
+        pause_image_loaded=pause_image.is_here(api),
     )
 
 

@@ -28,7 +28,7 @@ from common.model.agent import DockerFacts
 from common.model.task import Container, Resource, Task
 from services.engine.core.effects import Action, DockerEvent, Effect, Observation, Outcome, Resync
 from services.engine.docker import facts as docker_facts
-from services.engine.docker import gpu, names
+from services.engine.docker import gpu, names, pause_image
 from services.engine.docker.api import Api, DockerCallError
 from services.engine.docker.containers import ContainerFailed, Containers
 from services.engine.docker.draft import World
@@ -142,15 +142,24 @@ class Hands:
         Raises Temporary when Docker does not answer, Terminal when the configuration demands what this host lacks.
         """
         with self._facts_lock:
-            return self._facts if self._facts is not None else self.refresh_facts()
+            return self._facts if self._facts is not None else self._first_facts()
+
+    def _first_facts(self) -> DockerFacts:
+        facts = self._read_facts()
+        pause_image.load(self.api, self.settings)
+        return self.refresh_facts() if not facts.pause_image_loaded else self._remember(facts)
 
     def refresh_facts(self) -> DockerFacts:
         """Read the facts again. Raises as `facts`."""
+        return self._remember(self._read_facts())
+
+    def _read_facts(self) -> DockerFacts:
         try:
-            facts = docker_facts.read(self.api, self.settings)
+            return docker_facts.read(self.api, self.settings)
         except DockerCallError as error:
             raise Temporary(f"Docker cannot be asked about itself: {error}") from error
-        self.api.version = facts.default_api_version
+
+    def _remember(self, facts: DockerFacts) -> DockerFacts:
         self._facts = facts
         return facts
 

@@ -1,6 +1,7 @@
 """Image inspect with a short memory: a burst of tasks with one image asks Docker once.
 
-The memory is cleared by every pull and tag of this process; what others do to images is seen two seconds later.
+The memory is cleared by every pull and tag of this process; what others do to images is seen two seconds later. Who
+waits for another's call waits for a moment only and then asks itself: that call may hang.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from services.engine.docker.api import Api
 INSPECT_SECONDS = 30.0
 KEPT_SECONDS = 2.0
 KEPT_IMAGES = 256
+SHARED_SECONDS = 2.0  # longest wait for the answer to somebody else's call
 
 
 class ImageInspector:
-    """Image inspect with a memory of two seconds; one call at a time per image."""
+    """Image inspect with a memory of two seconds; mostly one call at a time per image."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
@@ -30,7 +32,8 @@ class ImageInspector:
         """Docker's description of an image. Raises DockerCallError (ApiError 404 when it is not there)."""
         with self._lock:
             turn = self._asking.setdefault(image, threading.Lock())
-        with turn:
+        mine = turn.acquire(timeout=SHARED_SECONDS)
+        try:
             known = self._known.get(image)
             if known is not None and time.monotonic() - known[0] < KEPT_SECONDS:
                 return known[1]
@@ -39,6 +42,9 @@ class ImageInspector:
             if len(self._known) > KEPT_IMAGES:
                 self.forget()
             return dict(answer)
+        finally:
+            if mine:
+                turn.release()
 
     def forget(self, image: str = "") -> None:
         """`image` (or everything) may have changed."""

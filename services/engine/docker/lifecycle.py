@@ -241,10 +241,31 @@ class Lifecycle:
         id_ = container.docker_id or container.docker_name
         if id_:
             try:
-                self._containers.remove(id_)
+                self._remove(id_, container)
             except ContainerFailed as failure:
                 return _failed(Action.REMOVE, container, failure.error)
         return Outcome(action=Action.REMOVE, target=container.name)
+
+    def _remove(self, id_: str, container: Container) -> None:
+        """Not forced at first. Docker refuses that for a container that somebody has started again: it is ended."""
+        try:
+            self._containers.remove(id_)
+        except ContainerFailed as failure:
+            if not self._runs(id_):
+                raise
+            log.error("container %s of a stopped task runs; it is stopped and removed: %s", container.name, failure)
+            try:
+                self._containers.stop(id_, float(container.stop_timeout_seconds or self._settings.stop_seconds))
+            except ContainerFailed as refused:
+                log.warning("container %s is removed with its process: %s", container.name, refused)
+            self._containers.remove(id_, force=True)
+
+    def _runs(self, id_: str) -> bool:
+        try:
+            return self._containers.inspect(id_).running
+        except ContainerFailed as failure:
+            log.debug("whether container %s runs cannot be told: %s", id_[:12], failure)
+            return False
 
     def _remove_file(self, task: Task, container: Container) -> None:
         if not self._settings.metadata_file or container.type != ContainerType.NORMAL:

@@ -24,6 +24,9 @@ class Settings:
     create_seconds: float = 240.0
     start_seconds: float = 180.0
     stop_seconds: float = 30.0
+    away_seconds: float = 30.0  # how long a call waits for a daemon that restarts
+    pause_tarball: str = ""
+    task_network_interfaces: bool = False
     registry_auth_type: str = ""
     registry_auth_data: str = field(default="", repr=False)
     dynamic_ports: tuple[int, int] | None = None
@@ -60,6 +63,8 @@ def from_config(config: Config) -> Settings:
         create_seconds=config["ECS_CONTAINER_CREATE_TIMEOUT"],
         start_seconds=config["ECS_CONTAINER_START_TIMEOUT"],
         stop_seconds=config["ECS_CONTAINER_STOP_TIMEOUT"],
+        pause_tarball=config["PauseContainerTarballPath"] or "",
+        task_network_interfaces=config.enabled("ECS_ENABLE_TASK_ENI"),
         registry_auth_type=config["ECS_ENGINE_AUTH_TYPE"],
         registry_auth_data=config["ECS_ENGINE_AUTH_DATA"] or "",
         dynamic_ports=(ports[0], ports[1]) if ports else None,

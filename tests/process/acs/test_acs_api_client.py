@@ -10,10 +10,10 @@ from typing import Any
 import gevent
 import gevent.event
 import pytest
-from botocore.credentials import ReadOnlyCredentials
 from gevent.server import StreamServer
 
 from common.errors import Temporary
+from common.session import Keys as SigningKeys
 from services.acs import credentials as credentials_module
 from services.acs import ecs as ecs_module
 from services.acs.credentials import OwnCredentials
@@ -30,8 +30,8 @@ class Keys:
     def __init__(self) -> None:
         self.forgotten = 0
 
-    def keys(self) -> ReadOnlyCredentials:
-        return ReadOnlyCredentials("AKIDEXAMPLE", "EXAMPLEKEY", None, None)
+    def keys(self) -> SigningKeys:
+        return SigningKeys("AKIDEXAMPLE", "EXAMPLEKEY")
 
     def forget(self) -> None:
         self.forgotten += 1

@@ -44,13 +44,16 @@ def test_the_first_error_is_the_one_that_is_reported(brain, seen):
     ],
 )
 def test_a_failed_start_is_stopped_only_if_the_process_may_run(brain, error, stops):
-    """Conformance cases 10, 11, 12: known stays CREATED on the way, the report has no exit code."""
+    """Conformance cases 10, 11, 12: known stays CREATED; STOPPED is reported when the stop has shown its effect."""
     it = brain()
     it.ends(Action.RESOLVE_MANIFEST)
     it.ends(Action.PULL)
     it.ends(Action.CREATE, observation=Observation(docker_id="d"))
     effects = it.ends(Action.START, error=error)
     assert [e.action for e in effects] == ([Action.STOP] if stops else [])
+    if stops:
+        assert (it.container().known, it.container_reports()) == (C.CREATED, [])
+        it.ends(Action.STOP, observation=Observation(docker_id="d", status=C.CREATED))
     (report,) = it.container_reports()
     assert (report.status, report.runtime_id, report.exit_code, report.reason) == (C.STOPPED, "d", None, error)
     assert it.reports() == [("STOPPED", "")]
@@ -67,24 +70,58 @@ def test_a_failed_create_stops_the_container_without_runtime_id(brain):
     assert it.task.execution_stopped_at == it.now
 
 
-def test_a_stop_that_fails_for_good_counts_when_docker_answers(brain):
-    """Conformance case 13."""
+@pytest.mark.parametrize("told", ["it runs", "nothing", "Docker is away"])
+def test_a_stop_that_fails_is_repeated_until_the_process_is_gone(brain, seen, told):
+    """The reference reports STOPPED here (case 13) and leaves the process alone; we do when it has ended."""
     it = brain()
     it.run()
     it.stop()
-    it.ends(Action.STOP, error="CannotStopContainerError: permission denied")
-    assert it.container_reports()[-1].reason == "CannotStopContainerError: permission denied"
+    found = seen.running() if told == "it runs" else None
+    for _ in range(3):
+        effects = it.ends(
+            Action.STOP, error="CannotStopContainerError: permission denied", observation=found,
+            docker_answers=told != "Docker is away",
+        )  # fmt: skip
+        assert [e.action for e in effects] == [Action.STOP]
+        assert (it.container().known, it.container().desired) == (C.RUNNING, C.STOPPED)
+    assert it.reports()[-1] == ("RUNNING", "")
+    it.ends(Action.STOP, observation=seen.exited(137))
+    last = it.container_reports()[-1]
+    assert (last.exit_code, last.reason) == (137, "CannotStopContainerError: permission denied")
     assert it.reports()[-1] == ("STOPPED", "")
 
 
-def test_a_stop_that_fails_without_docker_is_tried_again(brain):
-    """Conformance case 14: known RUNNING, desired STOPPED, another round of stop follows."""
+def test_a_stop_that_fails_counts_when_the_process_has_ended_all_the_same(brain, seen):
+    """The inspect behind the failed call decides, not the call."""
     it = brain()
     it.run()
     it.stop()
-    effects = it.ends(Action.STOP, error="CannotStopContainerError: x", docker_answers=False)
+    assert it.ends(Action.STOP, error="CannotStopContainerError: x", observation=seen.exited(1)) == []
+    assert it.reports()[-1] == ("STOPPED", "")
+
+
+def test_a_stop_that_succeeds_beside_a_running_process_is_repeated(brain, seen):
+    """Somebody has started it again in between; ECS is not told that it stopped."""
+    it = brain()
+    it.run()
+    it.stop()
+    assert [e.action for e in it.ends(Action.STOP, observation=seen.running())] == [Action.STOP]
+    assert it.reports() == [("RUNNING", "")]
+
+
+def test_a_process_behind_an_uncertain_start_is_stopped_until_it_is_gone(brain, seen):
+    """Known stays CREATED meanwhile: nothing is reported of a process that may run."""
+    it = brain()
+    it.ends(Action.RESOLVE_MANIFEST)
+    it.ends(Action.PULL)
+    it.ends(Action.CREATE, observation=Observation(docker_id="d"))
+    it.ends(Action.START, error=TIMEOUT)
+    effects = it.ends(Action.STOP, error="CannotStopContainerError: x", observation=seen.running())
     assert [e.action for e in effects] == [Action.STOP]
-    assert (it.container().known, it.container().desired) == (C.RUNNING, C.STOPPED)
+    assert it.reports() == []
+    it.ends(Action.STOP, observation=seen.exited(137))
+    (report,) = it.container_reports()
+    assert (report.status, report.exit_code, report.reason) == (C.STOPPED, 137, TIMEOUT)
 
 
 def test_a_stopped_container_that_runs_again_is_stopped_once(brain, seen):

@@ -1,0 +1,130 @@
+"""TLS with a certificate of a private CA, with and without -k: both clients of the session, the API, the process."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import ssl
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+from gevent.server import StreamServer
+
+from common import keys
+from common.errors import Temporary
+from common.session import INSECURE, Keys, connect, tls_context, verification
+from services.acs.channel import DialError, dial
+from services.acs.ecs import ApiError, EcsClient
+from services.acs.settings import Settings
+from tests.fakes.control_plane import ControlPlane
+
+NOT_TRUSTED = r"the certificate of localhost\S* is not trusted: .+ name the file .+ in AWS_CA_BUNDLE; -k"
+KEYS = Keys("AKIDEXAMPLE", "EXAMPLEKEY")
+
+
+class Own:
+    """Credentials that never change."""
+
+    def keys(self) -> Keys:
+        return KEYS
+
+
+def openssl(folder: Path, *words: str) -> None:
+    """Run the program in `folder`."""
+    subprocess.run(["openssl", *words], check=True, capture_output=True, timeout=30, cwd=folder)
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with ca.pem, and server.pem and server.key that it signed for localhost."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    folder = tmp_path_factory.mktemp("ca")
+    (folder / "san").write_text("subjectAltName=DNS:localhost\n")
+    new = ["-newkey", "rsa:2048", "-nodes", "-keyout"]
+    openssl(folder, "req", "-x509", *new, "ca.key", "-days", "2", "-subj", "/CN=Private CA", "-out", "ca.pem")
+    openssl(folder, "req", *new, "server.key", "-subj", "/CN=localhost", "-out", "server.csr")
+    openssl(folder, "x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
+            "-days", "2", "-extfile", "san", "-out", "server.pem")  # fmt: skip
+    return folder
+
+
+@pytest.fixture
+def url(certificates: Path, control_plane: ControlPlane) -> Iterator[str]:
+    """The control plane behind TLS."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates / "server.pem", certificates / "server.key")
+    port = int(control_plane.url.rpartition(":")[2])
+
+    def copy(source: socket.socket, sink: socket.socket) -> None:
+        try:
+            while data := source.recv(65536):
+                sink.sendall(data)
+        except OSError:
+            return  # one side hung up
+
+    def forward(sock: socket.socket, _: Any) -> None:
+        other = socket.create_connection(("127.0.0.1", port))
+        gevent.joinall([gevent.spawn(copy, sock, other), gevent.spawn(copy, other, sock)], count=1)
+        other.close()
+
+    server = StreamServer(("127.0.0.1", 0), forward, ssl_context=context)
+    server.start()
+    control_plane.advertised = f"https://localhost:{server.server_port}"
+    yield control_plane.advertised
+    server.stop(timeout=0.2)
+
+
+def test_how_certificates_are_checked_is_decided_in_one_place():
+    """-k beats a bundle; nothing said means the system's roots."""
+    assert verification("", {}) is True
+    assert verification("/ca.pem", {}) == "/ca.pem"
+    assert verification("/ca.pem", {INSECURE: "true"}) is False
+    with pytest.raises(OSError, match=r"the CA bundle /no/such.pem \(AWS_CA_BUNDLE\) cannot be used: No such file"):
+        tls_context("/no/such.pem")
+
+
+def test_every_client_refuses_an_unknown_ca_in_plain_words(url: str):
+    """ECS API, ACS and TCS; the sentence says what to do."""
+    api = EcsClient(Settings(region="us-west-2", backend_host=url), Own())  # type: ignore[arg-type]
+    with pytest.raises(ApiError, match=NOT_TRUSTED):
+        api.attempt("DiscoverPollEndpoint", {})
+    with pytest.raises(DialError, match=NOT_TRUSTED):
+        dial(url + "/acs/ws", {}, tls_context())
+    with pytest.raises(Temporary, match=NOT_TRUSTED):
+        connect(url.replace("https", "wss") + "/acs/ws", "us-west-2", KEYS)
+
+
+@pytest.mark.parametrize("how", ["-k", "AWS_CA_BUNDLE"])
+def test_every_client_connects_with_the_flag_or_the_bundle(url: str, certificates: Path, how: str):
+    """The bundle counts beside the system's roots; the flag switches the check off."""
+    verify = False if how == "-k" else str(certificates / "ca.pem")
+    api = EcsClient(Settings(region="us-west-2", backend_host=url, verify=verify), Own())  # type: ignore[arg-type]
+    assert api.attempt("DiscoverPollEndpoint", {})["endpoint"] == url + "/acs/"
+    dial(url + "/acs/ws", {}, tls_context(verify)).cut("")
+    connect(url.replace("https", "wss") + "/acs/ws", "us-west-2", KEYS, verify).abort()
+
+
+def test_the_process_names_the_certificate_and_connects_with_the_flag(
+    url: str, start_acs: Any, control_plane: ControlPlane, bus: Any, eventually: Any
+):
+    """Without -k not ready, and why; with it registered and connected over TLS, with a warning in the log."""
+    refused = start_acs({"ECS_BACKEND_HOST": url})
+
+    def detail() -> str:
+        value = bus.volatile.call(lambda c: c.hget(keys.READY, "acs"))
+        return str(json.loads(value)["detail"]) if value else ""
+
+    eventually(lambda: "the certificate of localhost" in detail(), 15)
+    assert detail().startswith("not registered: RegisterContainerInstance: the control plane at https://localhost")
+    assert control_plane.calls == []
+    refused.kill()
+    insecure = start_acs({"ECS_BACKEND_HOST": url, INSECURE: "true"})
+    eventually(lambda: control_plane.live, 15)
+    eventually(lambda: "connected to ACS" in detail())
+    assert "certificates are not verified (-k)" in insecure.text()
