@@ -20,7 +20,6 @@ EVENTS = "stream:events"  # engine -> acs: the outbox
 FEED = "stream:feed"  # one in each server: "document X changed, revision n"
 REVISIONS = "revisions"  # hash "<kind>:<id>" -> revision: makes a repeated commit harmless
 EPOCH = "epoch"  # random; another value means that the server lost its data
-READY = "ready"  # hash program -> JSON; volatile
 FEED_LENGTH = 20_000  # entries kept; a reader that fell behind reloads the documents
 
 

@@ -5,10 +5,8 @@ heartbeat, and calls `serve(context)`, which returns when `context.stopping` is 
 (Redis, Docker, other processes) with back-off, never by exiting. After a stop signal it has STOP_SECONDS; then the
 process ends by force, because a supervisor that must kill looks like a fault.
 
-The heartbeat is the modification time of `<run dir>/<name>.beat`: it needs no Redis, and the hub must turn for it to
-move, so a blocked event loop shows (the supervisor ends a process whose beat is older than BEAT_LIMIT_SECONDS of
-common.process_names).
-Readiness is told in the volatile Redis, for other processes and for `ecs-agent healthcheck`.
+Heartbeat and readiness are one small file in the run directory (common/readiness.py): the hub must turn for it to move,
+so a blocked event loop shows, and the supervisor ends a process whose heartbeat is too old.
 
 gevent.monkey.patch_all() is the first statement of each entry point; this module relies on it.
 """
@@ -16,28 +14,27 @@ gevent.monkey.patch_all() is the first statement of each entry point; this modul
 from __future__ import annotations
 
 import faulthandler
-import json
 import logging
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import gevent
 import gevent.event
 import gevent.util
 
-from common import keys, logs
-from common.bus import Bus
+from common import logs
 from common.config import Config, load
 from common.errors import Temporary, Terminal
 from common.parent import die_with_parent
+from common.readiness import Beat
 
 if TYPE_CHECKING:
-    import redis
+    from common.bus import Bus
 
 STOP_SECONDS = 9.0  # the supervisor kills after 10
 BEAT_SECONDS = 5.0
@@ -52,12 +49,15 @@ class Context:
     run_dir: str
     log: logging.Logger
     stopping: gevent.event.Event = field(default_factory=gevent.event.Event)
-    bus: Bus = field(init=False)
     _readiness: tuple[bool, str] = (False, "starting")
-    _since: float = field(default_factory=time.time)  # when `ready` became what it is
+    _beat: Beat | None = None
 
-    def __post_init__(self) -> None:
-        self.bus = Bus(self.run_dir, self.stopping.is_set)
+    @cached_property
+    def bus(self) -> Bus:
+        """Both Redis servers; the client is loaded when it is first asked for, since not every program needs it."""
+        from common.bus import Bus
+
+        return Bus(self.run_dir, self.stopping.is_set)
 
     def ready(self, detail: str = "") -> None:
         """This process does its work now."""
@@ -70,25 +70,18 @@ class Context:
     def _tell(self, ready: bool, detail: str) -> None:
         if (ready, detail) == self._readiness:
             return
-        if ready != self._readiness[0]:
-            self._since = time.time()
         self._readiness = (ready, detail)
         self.log.info("%s %s%s", self.name, "is ready" if ready else "is not ready", f": {detail}" if detail else "")
-        self.publish_readiness()
+        self.beat()
 
-    def publish_readiness(self) -> None:
-        """Write the readiness again; it is volatile, so the heartbeat repeats it."""
-        ready, detail = self._readiness
-        since, now = round(self._since, 3), round(time.time(), 3)
-        value = json.dumps({"ready": ready, "detail": detail, "pid": os.getpid(), "since": since, "at": now})
-
-        def write(client: redis.Redis) -> object:
-            return client.hset(keys.READY, self.name, value)
-
+    def beat(self) -> None:
+        """Show that the hub turns, and how things stand."""
         try:
-            self.bus.volatile.call(write, deadline_seconds=1.0)
-        except Temporary as error:
-            self.log.debug("readiness is not published: %s", error)
+            if self._beat is None:
+                self._beat = Beat(self.run_dir, self.name)
+            self._beat.write(*self._readiness)
+        except OSError as error:
+            self.log.warning("the heartbeat in %s cannot be written: %s", self.run_dir, error)
 
 
 def run_dir(config: Config) -> str:
@@ -145,12 +138,6 @@ def _dump(context: Context) -> None:
 
 
 def _beat(context: Context) -> None:
-    path = os.path.join(context.run_dir, f"{context.name}.beat")
     while True:
-        try:
-            with open(path, "ab") as file:
-                os.utime(file.fileno())
-        except OSError as error:
-            context.log.warning("the heartbeat file %s cannot be written: %s", path, error)
-        context.publish_readiness()
+        context.beat()
         gevent.sleep(BEAT_SECONDS)

@@ -188,9 +188,13 @@ def probe() -> int:
 
 def print_attributes() -> int:
     """One line per capability, as registration would send them: the engine tells of Docker, acs makes the table."""
-    facts = subprocess.run([sys.executable, "-P", "-m", "services.engine", "--facts"], capture_output=True, timeout=60)
-    if facts.returncode:
-        sys.stderr.buffer.write(facts.stderr)
+    module = [sys.executable, "-P", "-m"]
+    try:
+        facts = subprocess.run([*module, "services.engine", "--facts"], capture_output=True, timeout=60)
+        if facts.returncode:
+            sys.stderr.buffer.write(facts.stderr)
+            return 1
+        return subprocess.run([*module, "services.acs", "--attributes"], input=facts.stdout, timeout=60).returncode
+    except subprocess.TimeoutExpired as error:
+        sys.stderr.write(f"no answer of {error.cmd[3]} within {error.timeout:.0f} s; does Docker answer?\n")
         return 1
-    table = subprocess.run([sys.executable, "-P", "-m", "services.acs", "--attributes"], input=facts.stdout, timeout=60)
-    return 1 if table.returncode else 0

@@ -23,6 +23,7 @@ from supervisor.states import ProcessStates, SupervisorStates
 from supervisor.supervisord import Supervisor
 
 from common.process_names import BEAT_LIMIT_SECONDS, STORES, TERMINAL, TERMINAL_STATUS
+from common.readiness import silent_seconds
 from common.tree.restraint import delay_seconds
 from common.tree.run import say
 
@@ -143,19 +144,13 @@ class Tree(Supervisor):  # type: ignore[misc]
                 del self.held[process.config.name]
                 process.config.autorestart = RestartUnconditionally
             elif state == ProcessStates.RUNNING and now - process.laststart > BEAT_LIMIT_SECONDS:
-                self._judge(process, now)
+                self._judge(process)
 
-    def _judge(self, process: Any, now: float) -> None:
+    def _judge(self, process: Any) -> None:
         name = process.config.name
-        try:
-            silent = now - os.stat(os.path.join(os.environ["ECS_RUN_DIR"], f"{name}.beat")).st_mtime
-        except FileNotFoundError:
-            return  # the stores have no heartbeat
-        if silent > BEAT_LIMIT_SECONDS:
-            say(
-                "error",
-                f"{name} (pid {process.pid}) gave no heartbeat for {silent:.0f} s; it is ended and started again",
-            )
+        silent = silent_seconds(os.environ["ECS_RUN_DIR"], name)  # None for the stores, which have no heartbeat
+        if silent is not None and silent > BEAT_LIMIT_SECONDS:
+            say("error", f"{name} (pid {process.pid}) gave no heartbeat for {silent:.0f} s; it is started again")
             os.kill(process.pid, signal.SIGABRT)
 
 

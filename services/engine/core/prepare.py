@@ -43,7 +43,12 @@ def _mounts(container: Container, resource: Resource) -> bool:
 
 
 def _has_secrets(provider: str) -> Callable[[Container, Resource], bool]:
-    return lambda container, _: any(s.provider == provider for s in container.secrets)
+    def applies(container: Container, resource: Resource) -> bool:
+        # The log router needs the log options of the containers that log through it.
+        is_router = bool(container.name) and resource.detail.get("router") == container.name
+        return is_router or any(s.provider == provider for s in container.secrets)
+
+    return applies
 
 
 RESOURCE_RULES: dict[str, ResourceRule] = {

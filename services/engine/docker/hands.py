@@ -100,6 +100,7 @@ class Hands:
             ImageRegistry(self.api, settings), self._inspector, settings, tokens, self._identity.credentials,
             self._pull_succeeded,
         )  # fmt: skip
+        self._steps.asm_auth = self.registry.asm_auth
         self._facts: DockerFacts | None = None
         self._facts_lock = threading.Lock()
         self._lifecycle = Lifecycle(
@@ -271,7 +272,11 @@ class Hands:
 
     def _host(self, facts: DockerFacts | None = None) -> Host:
         volumes = DockerVolumeCalls(self.api)
-        return Host(self.settings, facts or self.facts(), volumes, self._identity.credentials)
+        who = self._identity
+        return Host(
+            self.settings, facts or self.facts(), volumes, who.credentials, who.region, who.cluster,
+            who.instance().ec2_instance_id,
+        )  # fmt: skip
 
     def _resource(self, task: Task, effect: Effect) -> Outcome:
         resource: Resource | None = next((r for r in task.resources if r.name == effect.target), None)

@@ -47,12 +47,15 @@ class Volumes(Protocol):
 
 @dataclass
 class Host:
-    """What a kind may use: the configuration, the facts about Docker, its volumes, role credentials by id."""
+    """What a kind may use: configuration, facts about Docker, its volumes, role credentials by id, who this host is."""
 
     settings: Settings
     facts: DockerFacts
     volumes: Volumes
     credentials: Callable[[str], Credentials | None] = lambda id_: None
+    region: str = ""
+    cluster: str = "default"
+    instance_id: str = ""  # of EC2
 
 
 class ResourceKind(Protocol):

@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING, Any
 from common.model.task import Resource, Task
 from services.engine.core.effects import SetupError
 from services.engine.resources.cgroup import TaskCgroups
+from services.engine.resources.environment_files import EnvironmentFiles
+from services.engine.resources.firelens import Firelens
 from services.engine.resources.kind import Host, ResourceFailed, ResourceKind
+from services.engine.resources.secret_values import SecretValues
+from services.engine.resources.secrets_manager import AUTH_KIND, AsmSecrets, RegistryCredentials
+from services.engine.resources.ssm import SsmSecrets
 from services.engine.resources.volume import DockerVolumes
 
 if TYPE_CHECKING:
@@ -21,8 +26,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# The order of set-up (spec 05 §1.3) and, for those that amend create requests, of spec 05 §1.7.
-ORDER = ("cgroup", "asm-auth", "ssmsecret", "asmsecret", "dockerVolume", "firelens", "credentialspec", "envfile")
+# The orders of set-up (spec 05 §1.3) and of amending create requests (spec 05 §1.7); other kinds come last.
+SET_UP = ("cgroup", "asm-auth", "ssmsecret", "asmsecret", "dockerVolume", "firelens", "credentialspec", "envfile")
+AMEND = ("firelens", "ssmsecret", "asmsecret", "credentialspec", "envfile")
 
 Needs = Callable[[Task], bool]
 
@@ -52,13 +58,27 @@ NEEDS: dict[str, tuple[Needs, str]] = {
 }
 
 
+def standard() -> tuple[ResourceKind, ...]:
+    """The kinds of this agent. Both secret kinds and the log router share the values, which are in memory only."""
+    values = SecretValues()
+    return (
+        TaskCgroups(),
+        RegistryCredentials(),
+        SsmSecrets(values),
+        AsmSecrets(values),
+        DockerVolumes(),
+        Firelens(values),
+        EnvironmentFiles(),
+    )
+
+
 class Registry:
     """The kinds by name."""
 
     def __init__(self, *kinds: ResourceKind) -> None:
         self._kinds: dict[str, ResourceKind] = {}
         self._serves: dict[str, str] = {}
-        for kind in kinds or (TaskCgroups(), DockerVolumes()):
+        for kind in kinds or standard():
             self.add(kind)
 
     def add(self, kind: ResourceKind, *serves: str) -> None:
@@ -68,8 +88,11 @@ class Registry:
             self._serves[need] = kind.name
 
     def __iter__(self) -> Iterator[ResourceKind]:
-        known = [self._kinds[name] for name in ORDER if name in self._kinds]
-        return iter([*known, *(k for name, k in self._kinds.items() if name not in ORDER)])
+        return self._in_order(SET_UP)
+
+    def _in_order(self, order: tuple[str, ...]) -> Iterator[ResourceKind]:
+        known = [self._kinds[name] for name in order if name in self._kinds]
+        return iter([*known, *(k for name, k in self._kinds.items() if name not in order)])
 
     def resources_for(self, task: Task, host: Host) -> tuple[Resource, ...]:
         """The resources that the task needs, in the order of set-up. Raises SetupError with the cause."""
@@ -88,10 +111,15 @@ class Registry:
 
     def amend(self, draft: Draft) -> None:
         """Let every resource of the task add its part to a create request, kinds in order."""
-        for kind in self:
+        for kind in self._in_order(AMEND):
             for resource in draft.task.resources:
                 if resource.kind == kind.name:
                     kind.amend(draft, resource)
+
+    def asm_auth(self, task: Task, parameter: str) -> dict[str, str] | None:
+        """Docker credentials that were fetched from Secrets Manager for a task, or None."""
+        kind = self._kinds.get(AUTH_KIND)
+        return kind.auth(task, parameter) if isinstance(kind, RegistryCredentials) else None
 
     def _kind(self, resource: Resource) -> ResourceKind:
         kind = self._kinds.get(resource.kind)

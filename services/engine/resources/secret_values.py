@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from common.model.task import Container, Secret, Task
+from services.engine.core.hosts import folded, host_config
 from services.engine.core.prepare import AWSFIRELENS
 
 if TYPE_CHECKING:
@@ -59,8 +60,6 @@ def key_of(secret: Secret) -> str:
 
 def logs_by_firelens(container: Container) -> bool:
     """Does the task definition give this container the log driver awsfirelens?"""
-    from services.engine.core.hosts import folded, host_config
-
     return str(folded(folded(host_config(container)).get("logconfig")).get("type") or "") == AWSFIRELENS
 
 
@@ -89,7 +88,11 @@ def populate(draft: Draft, values: SecretValues) -> None:
             raise Refused("DockerClientConfigError", what) from error
         if secret.type == ENVIRONMENT:
             draft.environment[secret.name] = value
-        elif secret.target == LOG_DRIVER and log_driver and secret.name and value and not logs_by_firelens(
-            draft.container
+        elif (
+            secret.target == LOG_DRIVER
+            and log_driver
+            and secret.name
+            and value
+            and not logs_by_firelens(draft.container)
         ):
             draft.log_config["Config"][secret.name] = value

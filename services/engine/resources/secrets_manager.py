@@ -6,6 +6,7 @@ ECS agent behaviour, spec 05 §6.3 and §7. The values stay in memory.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -99,7 +100,7 @@ class AsmSecrets:
             raise ResourceFailed("ASM secret resource: unable to find execution role credentials")
         wanted = _secrets(task)
         clients = {region: _client(region, role) for region in dict.fromkeys(s.region for s in wanted.values())}
-        found = aws.in_parallel([lambda s=secret: _settled(clients[s.region], s) for secret in wanted.values()])
+        found = aws.in_parallel([partial(_settled, clients[secret.region], secret) for secret in wanted.values()])
         failures = [failure for _, failure in found if failure]
         if failures:
             raise ResourceFailed(";".join(failures))
@@ -143,7 +144,7 @@ def _fetch(client: aws.Client, secret: Secret) -> str:
         raise ResourceFailed(what) from error
     try:
         with aws.deadline(aws.CALL_SECONDS):
-            answer = client.call("get_secret_value", **reference.arguments)
+            answer = client.call("get_secret_value", None, **reference.arguments)
     except aws.AwsError as error:
         if error.code != "ResourceNotFoundException":
             raise ResourceFailed(f"secret {reference.secret_id}: {error}: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from common.model.agent import Credentials
@@ -51,7 +52,7 @@ class SsmSecrets:
             raise ResourceFailed("ssm secret resource: unable to find execution role credentials")
         wanted = batches(task)
         clients = {region: _client(region, role, host) for region, _ in wanted}
-        calls = [lambda region=region, names=names: _fetch(clients[region], names) for region, names in wanted]
+        calls = [partial(_fetch, clients[region], names) for region, names in wanted]
         found: dict[str, str] = {}
         for values in aws.in_parallel(calls):
             found.update(values)

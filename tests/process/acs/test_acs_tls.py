@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import socket
 import ssl
@@ -15,7 +14,7 @@ import gevent
 import pytest
 from gevent.server import StreamServer
 
-from common import keys
+from common import readiness
 from common.errors import Temporary
 from common.session import INSECURE, Keys, connect, tls_context, verification
 from services.acs.channel import DialError, dial
@@ -111,14 +110,14 @@ def test_every_client_connects_with_the_flag_or_the_bundle(url: str, certificate
 
 
 def test_the_process_names_the_certificate_and_connects_with_the_flag(
-    url: str, start_acs: Any, control_plane: ControlPlane, bus: Any, eventually: Any
+    url: str, start_acs: Any, control_plane: ControlPlane, run_dir: Path, eventually: Any
 ):
     """Without -k not ready, and why; with it registered and connected over TLS, with a warning in the log."""
     refused = start_acs({"ECS_BACKEND_HOST": url})
 
     def detail() -> str:
-        value = bus.volatile.call(lambda c: c.hget(keys.READY, "acs"))
-        return str(json.loads(value)["detail"]) if value else ""
+        state = readiness.read(str(run_dir), "acs")
+        return state.detail if state else ""
 
     eventually(lambda: "the certificate of localhost" in detail(), 15)
     assert detail().startswith("not registered: RegisterContainerInstance: the control plane at https://localhost")

@@ -9,8 +9,9 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
+from common import readiness
 from common.bus import Change
-from common.keys import READY, SESSION, STATS, TASK
+from common.keys import SESSION, STATS, TASK
 from common.model.agent import Session
 from common.model.status import ContainerStatus, HealthStatus
 from common.model.task import Health
@@ -147,4 +148,4 @@ def test_a_stats_document_of_an_earlier_run_is_taken_away(tree: Tree, eventually
     tree.register()
     tree.start()
     eventually(lambda: tree.bus.volatile.get(STATS, "arn:gone") is None)
-    eventually(lambda: tree.bus.volatile.call(lambda c: c.hget(READY, "telemetry")))
+    eventually(lambda: readiness.read(str(tree.run_dir), "telemetry"))

@@ -1,6 +1,7 @@
 """The restart policy of containers, and what the engine makes of its tasks after it was away."""
 
 from common.errors import NamedError
+from common.model.messages import TaskChanged
 from common.model.status import ContainerStatus as C
 from common.model.status import ResourceStatus as R
 from common.model.status import TaskStatus as T

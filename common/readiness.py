@@ -1,0 +1,70 @@
+"""Heartbeat and readiness of each program, in one small file of the run directory: `<program>.beat`.
+
+A file, because it must work while Redis is away, and because the supervisor reads it too: its modification time is the
+heartbeat, its content says whether the program does its work and, in plain words, why not. The file has a fixed size
+and is overwritten in place, so that a full disk does not look like a hung program.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+SIZE_BYTES = 1024
+SUFFIX = ".beat"
+
+
+@dataclass(frozen=True)
+class State:
+    """What one program says of itself. `at` is Unix seconds of its last heartbeat."""
+
+    program: str
+    ready: bool
+    detail: str
+    pid: int
+    at: float
+
+
+class Beat:
+    """The file of this program."""
+
+    def __init__(self, run_dir: str, program: str) -> None:
+        self.path = os.path.join(run_dir, program + SUFFIX)
+        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def write(self, ready: bool, detail: str) -> None:
+        """Beat, and say how things stand. Raises OSError."""
+        os.utime(self._fd)
+        text = json.dumps({"ready": ready, "pid": os.getpid(), "detail": detail[:700]})
+        os.pwrite(self._fd, text.encode()[:SIZE_BYTES].ljust(SIZE_BYTES), 0)
+
+
+def read(run_dir: str, program: str) -> State | None:
+    """What `program` said last, or None when it never ran here (or its file cannot be understood)."""
+    path = os.path.join(run_dir, program + SUFFIX)
+    try:
+        with open(path, "rb") as file:
+            said = json.loads(file.read(SIZE_BYTES))
+        return State(program, bool(said["ready"]), str(said["detail"]), int(said["pid"]), os.stat(path).st_mtime)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def read_all(run_dir: str) -> Iterator[State]:
+    """What every program that ran here said last."""
+    names = sorted(n.removesuffix(SUFFIX) for n in os.listdir(run_dir) if n.endswith(SUFFIX))
+    for name in names:
+        state = read(run_dir, name)
+        if state is not None:
+            yield state
+
+
+def silent_seconds(run_dir: str, program: str) -> float | None:
+    """Seconds since the program's last heartbeat; None when it has no file."""
+    try:
+        return max(0.0, time.time() - os.stat(os.path.join(run_dir, program + SUFFIX)).st_mtime)
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,39 @@
+"""`python -m services.acs --attributes`: the capabilities as a registration would send them (spec 01 §4).
+
+Reads the engine's DockerFacts as JSON from the standard input and prints one line per capability, its name, a tab and
+its value. Needs neither Redis nor the network: what only a real start finds out (GPUs, the CNI plugins, the place of
+the instance) is not there.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TextIO
+
+import msgspec
+
+from common.config import load
+from common.model.agent import DockerFacts
+from services.acs import host
+from services.acs.attributes import Situation, capabilities
+from services.acs.settings import from_config, routes_are_ipv6_only
+
+
+def main(source: TextIO | None = None, out: TextIO | None = None) -> int:
+    """Print the table; status 1, with a sentence on the standard error, when there are no facts about Docker."""
+    source, out = source or sys.stdin, out or sys.stdout
+    try:
+        facts = msgspec.json.decode(source.read().encode(), type=DockerFacts)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        sys.stderr.write(
+            f"the facts about Docker on the standard input cannot be read: {error}; "
+            "`python -m services.engine --facts` prints them\n"
+        )
+        return 1
+    config = load(os.environ)
+    settings = from_config(config, routes_are_ipv6_only())
+    found = host.gather(settings.ipv6_only, gpu_support=False, cni_directory="")
+    for entry in capabilities(Situation(config, settings, facts, found)):
+        out.write(f"{entry['name']}\t{entry.get('value', '')}\n")
+    return 0
