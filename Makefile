@@ -15,7 +15,7 @@ $(VENV)/.installed: setup.py requirements.txt packaging/dev/bootstrap
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing Python packages into $(VENV)"
 	@$(BIN)/pip install -q --disable-pip-version-check -r requirements.txt
-	@$(BIN)/pip install -q --disable-pip-version-check --no-deps -e .
+	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --config-settings editable_mode=compat -e .
 	@touch $@
 
 install-test: install $(VENV)/.installed-test

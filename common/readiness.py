@@ -19,13 +19,14 @@ SUFFIX = ".beat"
 
 @dataclass(frozen=True)
 class State:
-    """What one program says of itself. `at` is Unix seconds of its last heartbeat."""
+    """What one program says of itself. Unix seconds: `at` its last heartbeat, `since` when `ready` became what it is."""
 
     program: str
     ready: bool
     detail: str
     pid: int
     at: float
+    since: float = 0.0
 
 
 class Beat:
@@ -33,12 +34,16 @@ class Beat:
 
     def __init__(self, run_dir: str, program: str) -> None:
         self.path = os.path.join(run_dir, program + SUFFIX)
+        self._ready: bool | None = None
+        self._since = 0.0
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def write(self, ready: bool, detail: str) -> None:
         """Beat, and say how things stand. Raises OSError."""
         os.utime(self._fd)
-        text = json.dumps({"ready": ready, "pid": os.getpid(), "detail": detail[:700]})
+        if ready != self._ready:
+            self._ready, self._since = ready, round(time.time(), 3)
+        text = json.dumps({"ready": ready, "pid": os.getpid(), "since": self._since, "detail": detail[:700]})
         os.pwrite(self._fd, text.encode()[:SIZE_BYTES].ljust(SIZE_BYTES), 0)
 
 
@@ -48,7 +53,8 @@ def read(run_dir: str, program: str) -> State | None:
     try:
         with open(path, "rb") as file:
             said = json.loads(file.read(SIZE_BYTES))
-        return State(program, bool(said["ready"]), str(said["detail"]), int(said["pid"]), os.stat(path).st_mtime)
+        at, since = os.stat(path).st_mtime, float(said.get("since", 0.0))
+        return State(program, bool(said["ready"]), str(said["detail"]), int(said["pid"]), at, since)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -40,4 +40,18 @@ def describe(state: State | None, now: float) -> tuple[bool, str]:
     silent = now - state.at
     if silent > STALE_SECONDS:
         return True, f"has been silent for {silent:.0f} s"
-    return not state.ready, ("ready" if state.ready else "not ready") + (f": {state.detail}" if state.detail else "")
+    detail = f": {state.detail}" if state.detail else ""
+    if state.ready:
+        return False, f"ready{detail}"
+    return True, f"not ready for {spoken(now - state.since)}{detail}"
+
+
+def spoken(seconds: float) -> str:
+    """A length of time as a person says it, in two units at most: 12 s, 3 min 5 s, 2 h 10 min, 3 d 4 h."""
+    left = max(0, int(seconds))
+    parts: list[str] = []
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, size)
+        if count or (unit == "s" and not parts):
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2])

@@ -57,16 +57,36 @@ class Session:
         self._handed_out: float | None = None  # end of the credentials that this agent has
         self._heard = time.monotonic()
         self._heartbeat_at = time.monotonic() + HEARTBEAT_SECONDS
+        self._stalled_until = 0.0
 
     def wake(self) -> None:
         """Look for work now."""
         self._wake.set()
+
+    def stall(self, seconds: float) -> None:
+        """Neither read nor send for so long; the agent sees an open connection on which nothing happens."""
+        self._stalled_until = time.monotonic() + seconds
+
+    def redeliver(self, count: int) -> None:
+        """Send the last word about the newest `count` tasks again, also about those that have stopped."""
+        tasks = [t for t in self._state.tasks.values() if t.instance == self.instance_arn]
+        try:
+            for task in tasks[-count:]:
+                self._send_payload(task)
+        except Closed as error:
+            log.info("nothing was sent again: %s", error)
+
+    def _wait_out(self) -> None:
+        while (left := self._stalled_until - time.monotonic()) > 0:
+            gevent.sleep(left)
+            self._heard = time.monotonic()  # it was we who did not listen
 
     def run(self) -> None:
         """Serve the agent until it closes, falls silent, or is closed."""
         sender = gevent.spawn(self._send_loop)
         try:
             while (text := self.socket.receive()) is not None:
+                self._wait_out()
                 self._heard = time.monotonic()
                 self._handle(*decode(text))
         finally:
@@ -110,6 +130,7 @@ class Session:
         try:
             while True:
                 self._wake.clear()
+                self._wait_out()
                 self._send_due()
                 self._wake.wait(self._pause())
                 if time.monotonic() - self._heard > SILENT_SECONDS:
@@ -227,6 +248,10 @@ class Hub:
         """Connected, or away for so short a time that it is surely coming back: tasks may be placed there."""
         away = time.monotonic() - self._ended.get(instance_arn, self._started)
         return self.connected(instance_arn) or away < GRACE_SECONDS
+
+    def session(self, instance_arn: str) -> Session | None:
+        """The open session of an instance."""
+        return self._sessions.get(instance_arn)
 
     def since(self, instance_arn: str) -> float | None:
         """Unix time at which the open session began."""

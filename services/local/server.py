@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import sqlite3
 import uuid
 from pathlib import Path
@@ -21,7 +22,7 @@ from gevent.pywsgi import WSGIServer
 from geventwebsocket.handler import WebSocketHandler
 
 from common.clock import Clock, SystemClock
-from services.local import api
+from services.local import api, trial
 from services.local.acs import Hub
 from services.local.api.plane import Plane
 from services.local.core.errors import ApiError
@@ -31,6 +32,7 @@ from services.local.shapes import ServiceShapes
 from services.local.state import State
 from services.local.store import Store
 from services.local.tcs import Telemetry
+from services.local.trial import Backstage
 from services.local.websocket import Socket
 
 log = logging.getLogger("local")
@@ -38,8 +40,8 @@ Json = dict[str, Any]
 LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "[::1]"})
 CONTENT_TYPE = "application/x-amz-json-1.1"
 MAX_BODY_BYTES = 16 << 20
-PUSH_TARGET = "EcsLocal.PushAcsMessage"  # not part of ECS: {containerInstance?, type, message}
-DISCONNECT_TARGET = "EcsLocal.CloseAcsSession"  # not part of ECS: {containerInstance?}
+WIRE = "ecs_local.wire"  # environ: the socket of the connection
+REFUSAL = "ecs_local.refusal"  # environ: the ApiError that a handshake meets
 TIDY_SECONDS = 60.0
 
 
@@ -62,6 +64,7 @@ class Server:
         self.state = State(self._store, Names(region), clock)
         self.hub = Hub(self.state, credentials or RoleCredentials(clock))
         self.telemetry = Telemetry(self.state)
+        self.backstage = Backstage(self.state, self.hub, self.telemetry)
         self._listener = listener
         self.port: int = self._listener.getsockname()[1]
         self.plane = Plane(self.state, ServiceShapes(), self.hub, f"http://127.0.0.1:{self.port}")
@@ -97,6 +100,10 @@ class Server:
         path = handler.environ.get("PATH_INFO")
         if path not in ("/acs/ws", "/tcs/ws") or not _is_loopback(handler.environ.get("HTTP_HOST", "")):
             return True
+        rule = self.backstage.misbehaviour.for_handshake() if path == "/acs/ws" else None
+        if rule is not None:
+            handler.environ[REFUSAL] = rule.error
+            return True
         return path == "/acs/ws" and self.hub.refusal(_query(handler.environ, "containerInstanceArn")) is not None
 
 
@@ -105,6 +112,12 @@ class Handler(WebSocketHandler):  # type: ignore[misc]  # the library has no typ
 
     def log_request(self) -> None:
         """Nothing."""
+
+    def get_environ(self) -> Json:
+        """With the connection itself, for those calls whose answer must not arrive."""
+        environ: Json = super().get_environ()
+        environ[WIRE] = self.socket
+        return environ
 
 
 def _is_loopback(host: str) -> bool:
@@ -133,6 +146,9 @@ def _application(server: Server) -> flask.Flask:
     @app.route("/acs/ws", websocket=True)
     def acs() -> flask.Response:
         arn = flask.request.args.get("containerInstanceArn", "")
+        made = flask.request.environ.get(REFUSAL)
+        if made is not None:
+            return _json({"type": made.code, "message": {"message": made.message}}, made.status)
         refusal = server.hub.refusal(arn)
         if refusal:
             type_, text = refusal
@@ -182,15 +198,15 @@ def _operation(server: Server) -> flask.Response:
     except ValueError as error:
         return _error("SerializationException", f"The request body is not JSON: {error}", 400)
     try:
-        if target in (PUSH_TARGET, DISCONNECT_TARGET):
-            return _json(_trial(server, target, body), 200)
         prefix, _, name = target.rpartition(".")
+        if prefix == trial.PREFIX:
+            return _json(trial.call(server.backstage, name, body), 200)
         if prefix != server.plane.shapes.target_prefix:
             raise ApiError(
                 "UnknownOperationException",
                 f"X-Amz-Target must be {server.plane.shapes.target_prefix}.<Operation>, not {target or '(none)'}.",
             )
-        return _json(api.call(server.plane, name, body), 200)
+        return _do(server, name, body)
     except ApiError as error:
         log.info("%s answers %s: %s", target.rpartition(".")[2], error.code, error.message)
         return _error(error.code, error.message, error.status)
@@ -207,20 +223,29 @@ def _operation(server: Server) -> flask.Response:
         return _error("ServerException", "The local control plane failed; its log has the details.", 500)
 
 
-def _trial(server: Server, target: str, body: object) -> Json:
-    """The two calls beside the ECS API with which tests and demonstrations play the backend."""
-    if not isinstance(body, dict):
-        raise ApiError("ClientException", "The request body must be a JSON object.")
-    arn = body.get("containerInstance") or next((i for i in server.state.instances if server.hub.connected(i)), "")
-    if not server.hub.connected(arn):
-        raise ApiError("ClientException", "No agent is connected.")
-    if target == DISCONNECT_TARGET:
-        server.hub.disconnect(arn)
-    elif not isinstance(body.get("type"), str) or not isinstance(body.get("message"), dict):
-        raise ApiError("ClientException", "Give 'type' (a string) and 'message' (an object).")
-    else:
-        server.hub.push(arn, body["type"], body["message"])
-    return {"containerInstance": arn}
+def _do(server: Server, name: str, body: object) -> flask.Response:
+    """One operation of the ECS API, with what it meets on its way (EcsLocal.Misbehave)."""
+    rule = server.backstage.misbehaviour.for_call(name)
+    do = rule.demand.do if rule else ""
+    if rule and do in ("error", "throttle"):
+        raise rule.error
+    if rule and do == "delay":
+        gevent.sleep(rule.demand.delay_seconds)
+    if do == "cut":
+        return _cut()
+    answer = api.call(server.plane, name, body)
+    if name == "SubmitTaskStateChange":
+        server.backstage.heard(body, answered=do != "lose")
+    return _cut() if do == "lose" else _json(answer, 200)
+
+
+def _cut() -> flask.Response:
+    """End the connection; what is returned goes nowhere."""
+    try:
+        flask.request.environ[WIRE].shutdown(socket.SHUT_RDWR)
+    except OSError as error:
+        log.debug("the connection was down already: %s", error)
+    return flask.Response("")
 
 
 def _json(body: Json, status: int) -> flask.Response:

@@ -96,6 +96,10 @@ class Telemetry:
         instance.view = {**instance.view, "healthStatus": {"overallStatus": bad, "details": details}}
         self._state.save(instance)
 
+    def sockets(self) -> list[Socket]:
+        """The open connections."""
+        return list(self._sockets)
+
     def close(self) -> None:
         """End every connection: the process is going away."""
         for socket in list(self._sockets):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import struct
 from typing import Any
 
@@ -59,15 +60,35 @@ class Socket:
         """Send `{"type": …, "message": …}`. Raises Closed when the peer is gone or does not read for 30 s."""
         self._frame(json.dumps({"type": type_, "message": message}).encode(), WebSocket.OPCODE_TEXT)
 
-    def close(self, code: int = NORMAL, reason: str = "") -> None:
-        """Send a close frame with its status code, then end the connection. Never raises."""
+    def close(self, code: int | None = NORMAL, reason: str = "") -> None:
+        """Send a close frame with its status code (None: an empty one), then end the connection. Never raises."""
         if self.closed:
             return
+        payload = b"" if code is None else struct.pack("!H", code) + reason.encode()[:123]
         try:
-            self._frame(struct.pack("!H", code) + reason.encode()[:123], WebSocket.OPCODE_CLOSE)
+            self._frame(payload, WebSocket.OPCODE_CLOSE)
         except Closed as error:
             log.debug("close frame not sent: %s", error)
         self._end()
+
+    def drop(self, reset: bool = False) -> None:
+        """End the connection without a close frame; `reset` with a TCP reset instead of an orderly end."""
+        if self.closed:
+            return
+        if not reset:
+            self._end()
+            return
+        self.closed = self._raw.closed = True
+        # Closed with a linger time of 0 the kernel sends RST; shutting down only our reading wakes our reader.
+        self._wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._wire.shutdown(socket.SHUT_RD)
+
+    def raw(self, opcode: int, data: bytes, fin: bool = True) -> None:
+        """Send any frame, also one that breaks the protocol. Never raises."""
+        try:
+            self._frame(data, opcode, fin)
+        except Closed as error:
+            log.debug("nothing was sent: %s", error)
 
     def _answer_close(self, payload: bytes) -> None:
         """Echo the peer's code (RFC 6455 §5.5.1), or an empty frame for an empty one."""
@@ -77,13 +98,13 @@ class Socket:
             log.debug("close frame not answered: %s", error)
         self._end()
 
-    def _frame(self, payload: bytes, opcode: int) -> None:
+    def _frame(self, payload: bytes, opcode: int, fin: bool = True) -> None:
         with self._lock:
             if self.closed:
                 raise Closed("the connection is closed")
             try:
                 with gevent.Timeout(WRITE_DEADLINE_SECONDS):
-                    self._wire.sendall(Header.encode_header(True, opcode, b"", len(payload), 0) + payload)
+                    self._wire.sendall(Header.encode_header(fin, opcode, b"", len(payload), 0) + payload)
             except (OSError, gevent.Timeout) as error:
                 self._end()  # wakes the reader too
                 raise Closed(f"cannot write to the agent: {error}") from None

@@ -1,4 +1,4 @@
-"""A Unix-socket proxy in front of Docker that can delay, hang, refuse, cut and drop, per route.
+"""A Unix-socket proxy in front of Docker that can delay, hang, refuse, cut, drop and reorder, per route.
 
     with DockerProxy(directory) as proxy:
         proxy.add(Rule("POST", r"/containers/[^/]+/start$", hang=True))
@@ -17,6 +17,7 @@ import re
 import socket
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +32,8 @@ class Rule:
     `times` limits how often. `delay` seconds pass before anything else; `hang` never answers; `status` answers by
     itself with `message`; `cut_after` bytes of Docker's answer the connection ends; `drop` ends it without an answer,
     before the request reaches Docker, or after (`drop_after`), when Docker has done it. `body` answers 200 with this,
-    and with `hang` falls silent after it.
+    and with `hang` falls silent after it. `rewrite` is given each piece of Docker's raw answer and returns what is
+    passed on (see Swap).
     """
 
     method: str = ".*"
@@ -45,6 +47,7 @@ class Rule:
     drop: bool = False
     drop_after: bool = False
     body: bytes | None = None
+    rewrite: Callable[[bytes], bytes] | None = None
     used: int = 0
 
     def matches(self, method: str, path: str) -> bool:
@@ -54,9 +57,42 @@ class Rule:
         return bool(re.fullmatch(self.method, method) and re.search(self.path, path))
 
 
+class Swap:
+    """For `Rule.rewrite` of a stream: holds back what contains `early` until something with `late` has passed."""
+
+    def __init__(self, early: bytes, late: bytes) -> None:
+        self._early, self._late = early, late
+        self._rest, self._held = b"", b""
+        self.swapped = 0
+
+    def __call__(self, data: bytes) -> bytes:
+        """Works on whole chunks of the chunked transfer encoding; the head of the answer passes as it is."""
+        out = b""
+        self._rest += data
+        if self._rest.startswith(b"HTTP/"):
+            head, end, self._rest = self._rest.partition(b"\r\n\r\n")
+            out = head + end
+        while (frame := self._frame()) is not None:
+            if self._early in frame and not self._held:
+                self._held = frame
+                continue
+            out += frame
+            if self._held and self._late in frame:
+                out, self._held, self.swapped = out + self._held, b"", self.swapped + 1
+        return out
+
+    def _frame(self) -> bytes | None:
+        size, end, _ = self._rest.partition(b"\r\n")
+        length = len(size) + len(end) + int(size, 16) + 2 if end else 0
+        if not length or len(self._rest) < length:
+            return None
+        frame, self._rest = self._rest[:length], self._rest[length:]
+        return frame
+
+
 @dataclass
 class Seen:
-    """One request that came by; `done` when its answer was passed on."""
+    """One request that came by; `done` when its answer was passed on, `left` when a hanging client hung up."""
 
     method: str
     path: str
@@ -66,6 +102,7 @@ class Seen:
     body: bytes
     at: float = field(default_factory=time.monotonic)
     done: bool = False
+    left: bool = False
 
     def json(self) -> Any:
         """The request's body as JSON."""
@@ -172,7 +209,7 @@ class DockerProxy:
         if rule.hang:
             if rule.body is not None:
                 client.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n" + rule.body)
-            self._hang(client)
+            seen.left = self._hang(client)
         elif rule.status or rule.body is not None:
             client.sendall(_answer(rule))
             seen.done = True
@@ -187,14 +224,15 @@ class DockerProxy:
                     return rule
         return Rule()
 
-    def _hang(self, client: socket.socket) -> None:
+    def _hang(self, client: socket.socket) -> bool:
         client.settimeout(0.2)
         while not self._closing.is_set():
             try:
                 if not client.recv(CHUNK):
-                    return
+                    return True
             except TimeoutError:
                 continue
+        return False
 
     def _forward(self, client: socket.socket, head: bytes, seen: Seen, rule: Rule) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as docker:
@@ -209,6 +247,8 @@ class DockerProxy:
                 while chunk := docker.recv(CHUNK):
                     if rule.drop_after:
                         continue
+                    if rule.rewrite is not None:
+                        chunk = rule.rewrite(chunk)
                     if rule.cut_after >= 0:
                         chunk = chunk[: rule.cut_after - passed]
                     client.sendall(chunk)

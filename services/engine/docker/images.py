@@ -30,21 +30,35 @@ class ImageInspector:
 
     def inspect(self, image: str) -> dict[str, Any]:
         """Docker's description of an image. Raises DockerCallError (ApiError 404 when it is not there)."""
+        turn = self._turn(image)
+        try:
+            return self._remembered(image) or self._ask(image)
+        finally:
+            turn.release()
+
+    def _turn(self, image: str) -> threading.Lock:
+        """The lock of the image, taken. One that is not given back in time belongs to a call that hangs: forget it."""
         with self._lock:
             turn = self._asking.setdefault(image, threading.Lock())
-        mine = turn.acquire(timeout=SHARED_SECONDS)
-        try:
-            known = self._known.get(image)
-            if known is not None and time.monotonic() - known[0] < KEPT_SECONDS:
-                return known[1]
-            answer = self._api.call("GET", f"/images/{quote(image, safe='/:@')}/json", INSPECT_SECONDS).json()
-            self._known[image] = (time.monotonic(), answer)
-            if len(self._known) > KEPT_IMAGES:
-                self.forget()
-            return dict(answer)
-        finally:
-            if mine:
-                turn.release()
+        if turn.acquire(timeout=SHARED_SECONDS):
+            return turn
+        with self._lock:
+            if self._asking.get(image) is turn:
+                self._asking[image] = threading.Lock()
+        return self._turn(image)
+
+    def _remembered(self, image: str) -> dict[str, Any] | None:
+        at, known = self._known.get(image, (0.0, {}))
+        return known if known and time.monotonic() - at < KEPT_SECONDS else None
+
+    def _ask(self, image: str) -> dict[str, Any]:
+        answer: dict[str, Any] = self._api.call(
+            "GET", f"/images/{quote(image, safe='/:@')}/json", INSPECT_SECONDS
+        ).json()
+        self._known[image] = (time.monotonic(), answer)
+        if len(self._known) > KEPT_IMAGES:
+            self.forget()
+        return answer
 
     def forget(self, image: str = "") -> None:
         """`image` (or everything) may have changed."""

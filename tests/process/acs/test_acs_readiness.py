@@ -7,29 +7,20 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from common import keys
 from common.bus import Bus
+from common.readiness import State, read
 from tests.fakes.control_plane import ControlPlane, error
 
 ROOT = Path(__file__).parents[3]
 DENIED = "User: arn:aws:sts::1:assumed-role/ecsInstanceRole/i-1 is not authorized to perform: ecs:Register"
 
 
-@pytest.fixture
-def readiness(bus: Bus) -> Callable[[], dict[str, Any]]:
-    """What acs published last."""
-
-    def read() -> dict[str, Any]:
-        value = bus.volatile.call(lambda c: c.hget(keys.READY, "acs"))
-        return dict(json.loads(value)) if value else {"ready": False, "detail": ""}
-
-    return read
+def acs_says(run_dir: Path) -> State:
+    """What acs says of itself."""
+    return read(str(run_dir), "acs") or State("acs", False, "", 0, 0.0)
 
 
 def healthcheck(run_dir: Path) -> str:
@@ -53,17 +44,17 @@ def test_each_heartbeat_of_acs_is_in_the_session_document(acs, control_plane, bu
     assert session.connected and session.heartbeat_at <= time.time()
 
 
-def test_a_session_that_is_down_is_told_with_its_length_and_reason(acs, control_plane, run_dir, readiness, eventually):
+def test_a_session_that_is_down_is_told_with_its_length_and_reason(acs, control_plane, run_dir, eventually):
     """Not ready after a few seconds, with the server's words; ready again with the next connection."""
-    eventually(lambda: readiness()["ready"])
-    assert "connected to ACS" in readiness()["detail"]
+    eventually(lambda: acs_says(run_dir).ready)
+    assert "connected to ACS" in acs_says(run_dir).detail
     control_plane.refusals.extend([(503, "busy")] * 7)
     control_plane.live.reset()
-    eventually(lambda: not readiness()["ready"], 15)
+    eventually(lambda: not acs_says(run_dir).ready, 15)
     line = healthcheck(run_dir)
     assert " not ready for " in line and " s: registered as arn:" in line
     assert "there is no session with ACS: websocket client: unable to dial" in line and "busy: 503" in line
-    eventually(lambda: readiness()["ready"], 20)
+    eventually(lambda: acs_says(run_dir).ready, 20)
 
 
 def test_a_denied_permission_is_named_with_action_and_role(start_acs, control_plane: ControlPlane, run_dir, eventually):

@@ -119,11 +119,11 @@ def test_the_process_names_the_certificate_and_connects_with_the_flag(
         state = readiness.read(str(run_dir), "acs")
         return state.detail if state else ""
 
-    eventually(lambda: "the certificate of localhost" in detail(), 15)
+    eventually(lambda: "the certificate of localhost" in detail(), 30)
     assert detail().startswith("not registered: RegisterContainerInstance: the control plane at https://localhost")
     assert control_plane.calls == []
     refused.kill()
     insecure = start_acs({"ECS_BACKEND_HOST": url, INSECURE: "true"})
-    eventually(lambda: control_plane.live, 15)
+    eventually(lambda: control_plane.live, 30)
     eventually(lambda: "connected to ACS" in detail())
     assert "certificates are not verified (-k)" in insecure.text()

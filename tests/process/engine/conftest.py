@@ -5,23 +5,32 @@ on the same Redis and the same Docker is what the supervisor starts next.
 """
 
 import os
+import secrets
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import gevent
 import gevent.event
+import msgspec
 import pytest
+from msgspec.structs import replace
 
 from common import keys
 from common.bus import Bus, Change
 from common.clock import SystemClock
 from common.config import load
-from common.model.messages import Event, RunOrUpdateTask
+from common.model.messages import ContainerChanged, Event, RunOrUpdateTask, TaskChanged
 from common.model.status import TaskStatus
 from common.model.task import Container, Task
+from common.stub import StubBus
+from services.engine.docker.hands import Hands
+from services.engine.docker.settings import Settings
 from services.engine.engine import Engine
 from services.engine.restore import restore
+from tests.fakes import images
+from tests.fakes.docker_proxy import DockerProxy
 from tests.fakes.hands import FakeDocker, FakeHands
 
 
@@ -98,8 +107,6 @@ class Host:
 
     def events(self) -> list[Event]:
         """The whole outbox."""
-        import msgspec
-
         decoder = msgspec.msgpack.Decoder(Event)
         raw: Any = self.bus.durable.call(lambda client: client.xrange(keys.EVENTS))
         return [decoder.decode(fields[b"m"]) for _, fields in raw]
@@ -129,3 +136,114 @@ def task() -> Callable[..., Task]:
         return Task(arn=arn, family="web", version="7", containers=containers or default, **more)
 
     return make
+
+
+class DockerHost:
+    """An engine in this process on a real Docker daemon; its store is in memory and outlives it."""
+
+    def __init__(self, image: str, upstream: str, directory: Path) -> None:
+        self.image = image
+        self.family = f"faults{os.getpid()}x{secrets.token_hex(4)}"
+        self.bus = StubBus()
+        self.proxy = DockerProxy(str(directory), upstream=upstream.removeprefix("unix://"))
+        self.upstream = upstream
+        self.stopping = gevent.event.Event()
+        self.engine: Engine | None = None
+
+    def start(self, **settings: Any) -> Engine:
+        """Start an engine that sees Docker through the proxy."""
+        chosen = {"limits": False, "pull_behavior": "prefer-cached", "region": "us-west-2", "cluster": "default"}
+        bus: Any = self.bus
+        hands = Hands(None, bus, settings=Settings(**{**chosen, **settings}), address=self.proxy.address)
+        config = load({"ECS_IMAGE_PULL_BEHAVIOR": str(settings.get("pull_behavior", "prefer-cached"))})
+        self.engine = Engine(config, bus, hands, hands.facts(), SystemClock(), self.stopping.is_set)
+        hands.on_pull_began = self.engine.pull_began
+        restore(self.engine)
+        self.engine.start()
+        return self.engine
+
+    def stop(self) -> None:
+        """End it; the containers run on."""
+        self.stopping.set()
+        if self.engine is not None:
+            self.engine.stop(2.0)
+
+    def task(self, name: str, command: str = "trap 'exit 0' TERM; sleep 3600 & wait $!", **more: Any) -> Task:
+        """A task of one container without a network."""
+        app = Container(
+            name="app",
+            image=more.pop("image", self.image),
+            essential=True,
+            command=("sh", "-c", command),
+            stop_timeout_seconds=3,
+        )
+        arn = f"arn:aws:ecs:us-west-2:1:task/{self.family}/{name}"
+        chosen = {"desired": TaskStatus.RUNNING, "network_mode": "none", **more}
+        return Task(arn=arn, family=self.family, version="1", containers=(app,), **chosen)
+
+    def run(self, *tasks: Task, desired: TaskStatus = TaskStatus.RUNNING) -> None:
+        """A payload."""
+        for task in tasks:
+            message = RunOrUpdateTask(task=replace(task, desired=desired))
+            self.bus.durable.commit(Change().append(keys.COMMANDS, message))
+
+    def known(self, *tasks: Task) -> list[str]:
+        """The saved statuses."""
+        saved = [self.bus.durable.get(keys.TASK, t.arn) for t in tasks]
+        return [t.known.name if t else "NONE" for t in saved]
+
+    def container(self, task: Task) -> Container:
+        """As it is saved."""
+        saved = self.bus.durable.get(keys.TASK, task.arn)
+        assert saved is not None
+        return saved.containers[0]
+
+    def reports(self, task: Task) -> list[str]:
+        """The task events."""
+        return [e.status.name for e in self.events() if isinstance(e, TaskChanged) and e.arn == task.arn]
+
+    def last(self, task: Task) -> tuple[str, int | None, str]:
+        """Status, exit code and reason of the container's last event."""
+        event = [e for e in self.events() if isinstance(e, ContainerChanged) and e.arn == task.arn][-1]
+        return event.status.name, event.exit_code, event.reason
+
+    def events(self) -> list[Event]:
+        """The whole outbox."""
+        decode = msgspec.msgpack.Decoder(Event).decode
+        return [decode(fields["m"]) for fields in self.bus.durable.streams.get(keys.EVENTS, {}).values()]
+
+    def docker(self, *words: str) -> str:
+        """The docker command, not through the proxy."""
+        command = ["docker", "-H", self.upstream, *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60).stdout.strip()
+
+    def ids(self) -> list[str]:
+        """Docker ids of all containers of this test."""
+        label = f"label=com.amazonaws.ecs.task-definition-family={self.family}"
+        return self.docker("ps", "-aq", "--no-trunc", "--filter", label).split()
+
+    def running(self, task: Task) -> bool:
+        """Whether Docker says that the container's process runs."""
+        id_ = self.container(task).docker_id
+        return bool(id_) and self.docker("inspect", "-f", "{{.State.Running}}", id_) == "true"
+
+
+@pytest.fixture(scope="session")
+def real_image() -> Iterator[str]:
+    """A busybox image of this session."""
+    name = f"faults{secrets.token_hex(4)}/busybox:1"
+    images.make(name)
+    yield name
+    images.remove(name)
+
+
+@pytest.fixture
+def docker_host(real_image: str, run_dir: Path) -> Iterator[DockerHost]:
+    """A DockerHost on the machine's own daemon; the engine is not started yet."""
+    host = DockerHost(real_image, "unix:///var/run/docker.sock", run_dir)
+    with host.proxy:
+        yield host
+        host.stop()
+    left = host.ids()
+    if left:
+        host.docker("rm", "-f", "-v", *left)

@@ -7,6 +7,7 @@ from email.utils import formatdate
 
 import pytest
 
+from common.readiness import State
 from common.tree.health import describe, spoken
 from services.acs import words
 from services.acs.ecs import ApiError
@@ -64,7 +65,7 @@ def test_a_length_of_time_is_spoken_in_two_units(seconds, text):
 
 def test_healthcheck_tells_how_long_and_why():
     """From what the program published."""
-    state = {"ready": False, "detail": "no session with ACS: refused", "pid": 1, "since": 1000.0, "at": 1090.0}
-    assert describe(state, 1095.0) == (True, "not ready for 1 min 35 s: no session with ACS: refused")
-    assert describe({**state, "ready": True, "detail": ""}, 1095.0) == (False, "ready")
+    down = State("acs", False, "no session with ACS: refused", 1, 1090.0, 1000.0)
+    assert describe(down, 1095.0) == (True, "not ready for 1 min 35 s: no session with ACS: refused")
+    assert describe(State("acs", True, "", 1, 1090.0, 1000.0), 1095.0) == (False, "ready")
     assert describe(None, 0.0) == (True, "has not started")

@@ -207,7 +207,7 @@ def test_an_engine_that_dies_at_any_step_changes_nothing_in_the_end(steps: int, 
     """One container, RUNNING and STOPPED announced once each, nothing left behind, every command acknowledged."""
     assert steps >= 15, "the life has fewer steps than it takes; is everything counted?"
     fates = [Fate(at=n, after=after) for n in range(1, steps + 1)]
-    greenlets = [gevent.spawn(lambda fate=fate: Life(fate).live()) for fate in fates]
+    greenlets = [gevent.spawn(Life(fate).live) for fate in fates]
     gevent.joinall(greenlets, timeout=2 * SECONDS)
     wrong = {
         f"step {fate.at} ({fate.step or 'it did not die'})": greenlet.value if greenlet.successful() else greenlet
