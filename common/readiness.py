@@ -19,7 +19,7 @@ SUFFIX = ".beat"
 
 @dataclass(frozen=True)
 class State:
-    """What one program says of itself. Unix seconds: `at` its last heartbeat, `since` when `ready` became what it is."""
+    """What one program says of itself. Unix seconds: `at` the last heartbeat, `since` the last change of `ready`."""
 
     program: str
     ready: bool

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 FLUSH_SECONDS = 0.25
 BATCH_BYTES = 64 * 1024
 WAITING_LINES = 50_000  # kept while the disk does not answer
+LONGEST = 1024  # characters kept of a path or a user agent, which may be a megabyte each
 CREDENTIALS_PREFIX = "/v2/credentials/"
 
 
@@ -46,7 +47,9 @@ class Audit:
         if path.startswith(CREDENTIALS_PREFIX):
             path = CREDENTIALS_PREFIX[:-1]  # the id is a secret
         elif not path.isprintable():
-            path = path.encode("unicode_escape").decode()  # an escaped line end in a path must not begin a line here
+            path = path[:LONGEST].encode("unicode_escape").decode()  # a line end in a path must not begin a line here
+        if len(path) + len(agent) > LONGEST:
+            path, agent = path[:LONGEST], agent[:LONGEST]
         self._lines.append(f'{_stamp(int(self.now()))} {status} {peer or "-"} "{path}" "{agent}" {rest}\n')
         if len(self._lines) == 1:
             self._wake.set()

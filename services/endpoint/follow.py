@@ -26,7 +26,7 @@ import redis
 from common import keys
 from common.bus import RESET, FeedItem
 from common.errors import Temporary
-from common.keys import CREDENTIALS, FACTS, INSTANCE, STATS, TASK, Kind
+from common.keys import CREDENTIALS, FACTS, INSTANCE, SESSION, STATS, TASK, Kind
 from services.endpoint.throttle import Bucket
 from services.endpoint.view import View
 
@@ -155,7 +155,8 @@ class Source:
         self.view, self.now = view, now
         self.durable = Follower(durable, (INSTANCE, FACTS, TASK), self._durable_apply(), self._held)
         # Stats change every second and are rarely asked for: they are only noted here, and read on request.
-        self.volatile = Follower(volatile, (CREDENTIALS,), self._volatile_apply(), self._held, VOLATILE_PAUSE_SECONDS)
+        kinds = (CREDENTIALS, SESSION)
+        self.volatile = Follower(volatile, kinds, self._volatile_apply(), self._held, VOLATILE_PAUSE_SECONDS)
         self._budget = Bucket(LOOK_RATE, LOOK_BURST)
         self._looks: dict[tuple[str, str], gevent.Greenlet] = {}
 
@@ -177,7 +178,11 @@ class Source:
         return {TASK.name: self._apply_task, INSTANCE.name: self._apply_instance, FACTS.name: self._apply_facts}
 
     def _volatile_apply(self) -> dict[str, Callable[[str, Any], None]]:
-        return {CREDENTIALS.name: self._apply_credentials, STATS.name: self._note_stats}
+        return {
+            CREDENTIALS.name: self._apply_credentials,
+            STATS.name: self._note_stats,
+            SESSION.name: self._apply_session,
+        }
 
     def _apply_task(self, arn: str, task: Any) -> None:
         current = self.view.tasks.get(arn)
@@ -200,6 +205,10 @@ class Source:
             self.view.remove_credentials(id_)
         else:
             self.view.set_credentials(id_, credentials)
+
+    def _apply_session(self, name: str, session: Any) -> None:
+        if session is not None:
+            self.view.sessions[name] = session
 
     def _note_stats(self, arn: str, _stats: Any) -> None:
         entry = self.view.stats.get(arn)

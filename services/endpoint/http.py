@@ -29,6 +29,7 @@ READ_SECONDS = 5.0
 HEAD_BYTES = 1 << 20
 BODY_BYTES = 1 << 20  # the reference has no limit (W15); the largest sensible body has a few hundred bytes
 DISCARD_BYTES = 256 * 1024  # of a body that nobody read; beyond, the connection is closed instead
+SHORT = 512  # characters; only what is shorter is remembered, or a client could fill the memory with names
 LINGER_SECONDS = 0.5  # after an error, so that the client reads the answer before the connection is reset
 CHUNK_LINE_BYTES = 4096
 
@@ -192,7 +193,8 @@ class Request:
         lines = head.split("\r\n")
         if len(lines) != head.count("\n") + 1:
             lines = re.split(r"\r?\n", head)
-        method, target, major, minor = _request_line(lines[0])
+        line = lines[0]
+        method, target, major, minor = (_request_line if len(line) <= SHORT else _request_line.__wrapped__)(line)
         environ: dict[str, Any] = {"REQUEST_METHOD": method, "SCRIPT_NAME": "", "REMOTE_ADDR": peer[0],
                                    "REMOTE_PORT": peer[1], "SERVER_PROTOCOL": f"HTTP/{major}.{minor}"}  # fmt: skip
         path, _, query = target.partition("?")
@@ -255,7 +257,8 @@ def _add_headers(environ: dict[str, Any], lines: list[str]) -> None:
         name, colon, value = line.partition(":")
         if not colon:
             raise Malformed
-        key, value = _environ_key(name), value.strip(" \t")
+        key = (_environ_key if len(name) <= SHORT else _environ_key.__wrapped__)(name)
+        value = value.strip(" \t")
         if key in environ:
             if key == "HTTP_HOST":
                 raise Malformed("400 Bad Request: too many Host headers")
@@ -332,6 +335,7 @@ class Connection:
 
     def _refuse(self, text: str) -> None:
         status = text.split(":", 1)[0]
+        self.server.on_refused(int(status.split(" ", 1)[0]))
         data = f"HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n{text}"
         try:
             self.sock.settimeout(LINGER_SECONDS)
@@ -373,6 +377,7 @@ class Server(WSGIServer):  # type: ignore[misc]
     def __init__(self, listener: Any, application: Callable[..., Iterable[bytes]], write_seconds: float = 5.0) -> None:
         super().__init__(listener, application, log=None, error_log=None)
         self.write_seconds = write_seconds
+        self.on_refused: Callable[[int], None] = lambda status: None  # told of each malformed request
         self.connections: set[Connection] = set()
         self.closing = False
 

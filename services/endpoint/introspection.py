@@ -12,9 +12,11 @@ from urllib.parse import parse_qsl
 from common import logs
 from common.version import COMMIT, VERSION
 from services.endpoint import diagnostics, paths
+from services.endpoint.counts import INTROSPECTION, Counts
 from services.endpoint.encode import encode
 from services.endpoint.follow import Source
 from services.endpoint.metadata import Finder
+from services.endpoint.metrics import Metrics
 from services.endpoint.reply import HTML, PLAIN, TEXT, Reply, document, status_line
 from services.endpoint.shapes import NO_TASK, introspection_task, introspection_tasks
 from services.endpoint.view import TaskEntry
@@ -31,14 +33,18 @@ StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 
 
 class Introspection:
-    """The application; `profiling` is ECS_ENABLE_RUNTIME_STATS."""
+    """The application; `profiling` is ECS_ENABLE_RUNTIME_STATS. Without `metrics` there is no /metrics."""
 
-    def __init__(self, source: Source, profiling: bool = False, folders: Iterable[Path] = LICENSE_FOLDERS) -> None:
+    def __init__(self, source: Source, profiling: bool = False, folders: Iterable[Path] = LICENSE_FOLDERS,
+                 metrics: Metrics | None = None, counts: Counts | None = None) -> None:  # fmt: skip
+        self.counts = counts or Counts()
         self.source, self.view, self.finder = source, source.view, Finder(source)
         self.folders = tuple(folders)
         self.routes: dict[str, Callable[[Mapping[str, Any]], Reply]] = {
             "/v1/metadata": self._metadata, "/v1/tasks": self._tasks, "/license": self._license,
         }  # fmt: skip
+        if metrics is not None:
+            self.routes["/metrics"] = metrics.page  # not in the root's list, which is the reference's to the letter
         commands: tuple[str, ...] = COMMANDS
         if profiling:
             self.routes |= diagnostics.ROUTES
@@ -53,6 +59,7 @@ class Introspection:
         except Exception:
             log.exception("an introspection request could not be answered; the client gets an empty 500")
             reply = Reply(500, b"", "", (("Connection", "close"),))
+        self.counts.answered(INTROSPECTION, self._group(environ["PATH_INFO"], reply.status), reply.status)
         headers = [("Content-Type", reply.content_type)] if reply.content_type else []
         start_response(status_line(reply.status), [*headers, *reply.headers])
         return (reply.body,)
@@ -71,6 +78,14 @@ class Introspection:
         if handler is None and self.profiling and path.startswith("/debug/pprof/"):
             handler = diagnostics.index
         return handler(environ) if handler else self.root
+
+    def _group(self, path: str, status: int) -> str:
+        """The class of routes for /metrics."""
+        if status == 301:
+            return "redirect"
+        if path not in self.routes:
+            return "commands"
+        return "debug" if path.startswith("/debug/") else path.rpartition("/")[2]
 
     # -- /v1 ---------------------------------------------------------------------------------------
 

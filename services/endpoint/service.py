@@ -11,6 +11,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,14 @@ from gevent import subprocess
 from common.backoff import Backoff
 from common.process import Context
 from services.endpoint import audit, taskserver
+from services.endpoint.counts import INTROSPECTION, TASKS, Counts
 from services.endpoint.faultroutes import BURST, STEADY, FaultRoutes
 from services.endpoint.follow import Source
 from services.endpoint.http import Server
 from services.endpoint.introspection import Introspection
 from services.endpoint.listeners import listen_until_it_works
+from services.endpoint.looplag import LoopLag
+from services.endpoint.metrics import Backlog, Metrics, Programs
 from services.endpoint.shared import SharedBuckets
 from services.endpoint.throttle import Buckets, Throttle, limits
 from services.endpoint.view import View
@@ -35,7 +39,7 @@ TASK_ADDRESS, TASK_PORT = "127.0.0.1", 51679
 INTROSPECTION_ADDRESS, INTROSPECTION_PORT = "", 51678
 WRITE_SECONDS = 5.0
 PROFILING_WRITE_SECONDS = 300.0
-VOLATILE_SECONDS = 5.0  # how long the start waits for the credentials when their Redis is away
+VOLATILE_SECONDS = 0.3  # longest wait of the start for the credentials; without them those that tasks name are a 503
 POLL_SECONDS = 0.05
 DRAIN_SECONDS = 5.0
 FILES_PER_PROCESS = 65536
@@ -54,26 +58,34 @@ def serve(context: Context) -> int:
 
 def serve_as_worker(context: Context) -> int:
     """Serve the task server only, beside the first worker."""
-    return Endpoint(context, int(context.config["ECS_ENDPOINT_WORKERS"] or 1), introspection=False).run()
+    workers, worker = int(context.config["ECS_ENDPOINT_WORKERS"] or 1), int(context.name.rpartition("-")[2])
+    return Endpoint(context, workers, introspection=False, worker=worker).run()
 
 
 class Endpoint:
     """The servers of one process. Tests give other ports (0 = any free one)."""
 
     def __init__(self, context: Context, workers: int = 1, introspection: bool = True, task_port: int = TASK_PORT,
-                 introspection_port: int = INTROSPECTION_PORT, **faults: Any) -> None:  # fmt: skip
+                 introspection_port: int = INTROSPECTION_PORT, worker: int = 1, **faults: Any) -> None:  # fmt: skip
         self.context, self.workers, self.config = context, workers, context.config
         self.ports = (task_port, introspection_port)
         self.view = View(hide_zone=bool(self.config["ECS_DISABLE_TASK_METADATA_AZ"]))
         self.source = Source(self.view, context.bus.durable, context.bus.volatile)
         self.audit = audit.of_config(self.config)
         steady, burst = limits(self.config["ECS_TASK_METADATA_RPS_LIMIT"])
+        self.counts = Counts(Path(context.run_dir), worker, workers)
         fault_routes = FaultRoutes(self._buckets("faults", STEADY, BURST), Path(context.run_dir) / "faults", **faults)
         self.tasks = taskserver.application(self.source, self.audit, self._buckets("requests", steady, burst),
-                                            fault_routes, self.config)  # fmt: skip
+                                            fault_routes, self.config, counts=self.counts)  # fmt: skip
         self.profiling = bool(self.config["ECS_ENABLE_RUNTIME_STATS"])
-        self.introspection = Introspection(self.source, self.profiling) if introspection else None
+        self.lag, self.programs = LoopLag(), Programs(context.run_dir)
+        self.introspection = self._introspection() if introspection else None
         self.servers: list[Server] = []
+
+    def _introspection(self) -> Introspection:
+        backlog = Backlog(self.context.bus.durable)
+        metrics = Metrics(self.view, self.programs, backlog, self.counts, self.lag)
+        return Introspection(self.source, self.profiling, metrics=metrics, counts=self.counts)
 
     def _buckets(self, name: str, steady: float, burst: float) -> Throttle:
         if self.workers == 1:
@@ -85,6 +97,9 @@ class Endpoint:
         self._allow_many_files()
         self.audit.start()
         self.source.start()
+        if self.introspection is not None:
+            self.lag.start()
+            self.programs.start()
         try:
             if self._wait_for_instance() and self._open():
                 self.context.ready("serving")
@@ -101,7 +116,8 @@ class Endpoint:
 
     def _wait_for_instance(self) -> bool:
         self.context.not_ready("waiting for the registration of the container instance")
-        while not self.view.instance.arn:
+        # Not with the ARN alone: a request between the instance and the tasks would find none of them.
+        while not (self.view.instance.arn and self.source.durable.loaded.is_set()):
             if self.context.stopping.wait(POLL_SECONDS):
                 return False
         self.source.volatile.loaded.wait(VOLATILE_SECONDS)
@@ -123,6 +139,8 @@ class Endpoint:
         sock = listen_until_it_works(name, address, port, self.context.stopping.wait, shared)
         if sock is not None:
             server = Server(sock, application, seconds)
+            side = TASKS if application is self.tasks else INTROSPECTION
+            server.on_refused = partial(self.counts.answered, side, "malformed")
             server.start()
             self.servers.append(server)
             log.info("the %s listens on %s:%d", name, *sock.getsockname()[:2])
@@ -131,6 +149,8 @@ class Endpoint:
         greenlets = [gevent.spawn(server.drain, DRAIN_SECONDS) for server in self.servers]
         gevent.joinall(greenlets, timeout=DRAIN_SECONDS + 1)
         self.source.stop()
+        self.lag.stop()
+        self.programs.stop()
         self.audit.stop()
 
     def port_of(self, application: Callable[..., Any]) -> int:

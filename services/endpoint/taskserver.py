@@ -6,6 +6,7 @@ remembered, so a busy path costs a look-up and not a walk through the table.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 import time
@@ -17,6 +18,8 @@ from common import logs
 from services.endpoint import paths
 from services.endpoint.audit import Audit
 from services.endpoint.aws import Ecs
+from services.endpoint.counts import FAULTS as FAULT_LIMIT
+from services.endpoint.counts import REQUESTS, TASKS, Counts
 from services.endpoint.credentials import CredentialsEndpoint
 from services.endpoint.faultroutes import FAULTS, OPERATIONS, FaultRoutes
 from services.endpoint.follow import Source
@@ -36,27 +39,35 @@ StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 DENIED = Reply(429, b"You have reached maximum request limit.", TEXT)
 ERROR_LINES, ERROR_LINES_BURST = 5.0, 50.0  # log lines a second about answers of 400 and above
 REMEMBERED_PATHS = 4096
+LONG_PATH = 512  # characters; a longer one is not remembered, or a client could fill the memory with paths
+GROUPS = (  # the class of a route for /metrics: the first word that is in its pattern
+    ("credentials", "credentials"), ("task-protection", "task_protection"), ("fault", "fault_injection"),
+    ("/stats", "stats"), ("associations", "associations"), ("/v2", "metadata_v2"), ("/v3", "metadata_v3"),
+    ("/v4", "metadata_v4"),
+)  # fmt: skip
 
 
 class Route(NamedTuple):
-    """A row of the table: pattern on the decoded path, methods (none = all), handler, request type for the log."""
+    """A row of the table: pattern on the decoded path, methods (none = all), handler, request type, class of routes."""
 
     pattern: re.Pattern[str]
     methods: tuple[str, ...]
     handler: Handler
     name: str
+    group: str
 
 
 class TaskServer:
     """The application; `throttle` is shared by all workers when there are several."""
 
     def __init__(self, routes: list[Route], throttle: Throttle, audit: Audit,
-                 now: Callable[[], float] = time.monotonic) -> None:  # fmt: skip
+                 now: Callable[[], float] = time.monotonic, counts: Counts | None = None) -> None:  # fmt: skip
         self.throttle, self.audit, self.now = throttle, audit, now
+        self.counts = counts or Counts()
         self._routes = routes
         self._rate_headers = (("X-Rate-Limit-Duration", "1"), ("X-Rate-Limit-Limit", f"{throttle.steady:.2f}"))
         self._debug = log.isEnabledFor(logging.DEBUG)
-        self._match = lru_cache(maxsize=REMEMBERED_PATHS)(self._find)
+        self._remembered = lru_cache(maxsize=REMEMBERED_PATHS)(self._find)
         self._complaints = Bucket(ERROR_LINES, ERROR_LINES_BURST)
         self._silenced = 0
 
@@ -65,6 +76,7 @@ class TaskServer:
         path = environ["PATH_INFO"]
         clean = paths.cleaned(path)
         if clean != path:
+            self.counts.answered(TASKS, "redirect", 301)
             start_response("301 Moved Permanently", [("Location", paths.location(clean, environ))])
             return (b"",)
         address = environ["REMOTE_ADDR"]
@@ -73,22 +85,24 @@ class TaskServer:
             ("X-Rate-Limit-Request-Forwarded-For", environ.get("HTTP_X_FORWARDED_FOR", "")),
             ("X-Rate-Limit-Request-Remote-Addr", f"{address}:{environ['REMOTE_PORT']}"),
         ]
-        if self.throttle.take((address, path), self.now()):
-            reply = self._dispatch(environ, path)
+        route, parts = self._remembered(path) if len(path) <= LONG_PATH else self._find(path)
+        if self.throttle.take((address, _short(path)), self.now()):
+            reply = self._dispatch(environ, route, parts)
         else:
             reply = DENIED
+            self.counts.throttled(REQUESTS)
             self.audit.add(429, f"{address}:{environ['REMOTE_PORT']}", path, environ.get("HTTP_USER_AGENT", ""), "- ")
+        self.counts.answered(TASKS, route.group if route else "not_found", reply.status)
         if reply.content_type:
             rates.insert(0, ("Content-Type", reply.content_type))
         rates.extend(reply.headers)
         start_response(STATUS_LINES.get(reply.status) or status_line(reply.status), rates)
         return (reply.body,)
 
-    def _dispatch(self, environ: dict[str, Any], path: str) -> Reply:
+    def _dispatch(self, environ: dict[str, Any], route: Route | None, parts: tuple[str, ...]) -> Reply:
         if self._debug:
             peer = f"{environ['REMOTE_ADDR']}:{environ['REMOTE_PORT']}"
             log.debug("Handling http request", **logs.fields(method=environ["REQUEST_METHOD"], **{"from": peer}))
-        route, parts = self._match(path)
         if route is None:
             return NOT_FOUND
         if route.methods and environ["REQUEST_METHOD"] not in route.methods:
@@ -101,6 +115,8 @@ class TaskServer:
             log.exception("a %s request could not be answered; the client gets a 500", route.name)
             return FAILED
         if reply.status >= 400:
+            if reply.status == 429 and route.group == "fault_injection":
+                self.counts.throttled(FAULT_LIMIT)
             self._complain(route.name, reply)
         return reply
 
@@ -127,7 +143,7 @@ STATUS_LINES = {status: status_line(status) for status in (200, 400, 403, 404, 4
 
 
 def application(source: Source, audit: Audit, throttle: Throttle, faults: FaultRoutes, config: Mapping[str, Any],
-                now: Callable[[], float] = time.monotonic) -> TaskServer:  # fmt: skip
+                now: Callable[[], float] = time.monotonic, counts: Counts | None = None) -> TaskServer:  # fmt: skip
     """The task server with all its routes."""
     finder = Finder(source)
     ecs = Ecs(config)
@@ -138,8 +154,8 @@ def application(source: Source, audit: Audit, throttle: Throttle, faults: FaultR
          "TaskProtection"),
         *_fault_rows(faults, finder),
     ]  # fmt: skip
-    routes = [Route(_pattern(text), methods, handler, name) for text, methods, handler, name in rows]
-    return TaskServer(routes, throttle, audit, now)
+    routes = [Route(_pattern(text), methods, handler, name, _group(text)) for text, methods, handler, name in rows]
+    return TaskServer(routes, throttle, audit, now, counts)
 
 
 Row = tuple[str, tuple[str, ...], Handler, str]
@@ -151,6 +167,17 @@ def _pattern(text: str) -> re.Pattern[str]:
     for mark, group in (("{x}", "([^/]*)"), ("{x+}", "(.+)"), ("{x*}", "(.*)")):
         pattern = pattern.replace(re.escape(mark), group)
     return re.compile(pattern)
+
+
+def _group(text: str) -> str:
+    return next(group for word, group in GROUPS if word in text)
+
+
+def _short(path: str) -> str:
+    """The path, or what stands for a long one: buckets keep their keys."""
+    if len(path) <= LONG_PATH:
+        return path
+    return hashlib.blake2b(path.encode("latin-1"), digest_size=16).hexdigest()
 
 
 def _credentials_rows(credentials: CredentialsEndpoint) -> Iterable[Row]:

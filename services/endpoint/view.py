@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from common.model.agent import Credentials, DockerFacts, Instance, TaskStats
+from common.model.agent import Credentials, DockerFacts, Instance, Session, TaskStats
 from common.model.status import ContainerStatus
 from common.model.task import Container, Task
 from services.endpoint.reply import Reply
@@ -68,6 +68,7 @@ class View:
         self.credentials: dict[str, Credentials] = {}
         self.credential_answers: dict[str, tuple[Reply, str]] = {}
         self.stats: dict[str, StatsEntry] = {}
+        self.sessions: dict[str, Session] = {}  # "acs" and "tcs", for /metrics
         self.introspection_answer: Reply | None = None
 
     # -- tasks -------------------------------------------------------------------------------------

@@ -191,7 +191,8 @@ class FakeHands:
     def _on_container(self, task: Task, container: Container, outcome: Outcome, error: NamedError | None) -> Outcome:
         action = outcome.action
         if action is Action.PULL:
-            return replace(outcome, error=error, image_id="" if error else f"sha256:{container.image}")
+            found = {} if error else {"image_id": f"sha256:{container.image}", "image_size_bytes": 1234}
+            return replace(outcome, error=error, **found)
         if action is Action.CREATE:
             return self._create(task, container, outcome, error)
         found = self.docker.find(container.docker_id) or self.docker.find(container.docker_name)

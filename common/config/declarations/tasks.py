@@ -1,6 +1,6 @@
 """How tasks are run: networks, time limits, images, measurements (spec 01 §2.4 and §2.5, 04 §5, 07 §2, 08 §1)."""
 
-from common.config.kinds import CIDRS, COMMA_LIST, DURATION, INTEGER, STRING, SWITCH, SWITCH_ON, choice
+from common.config.kinds import CIDRS, COMMA_LIST, DURATION, INTEGER, STRING, SWITCH, SWITCH_ON, choice, integer
 from common.config.option import Bounds, Option
 
 NETWORK = (
@@ -124,6 +124,19 @@ IMAGES = (
         "ECS_EXCLUDE_UNTRACKED_IMAGE", COMMA_LIST, json="ImageCleanupExclusionList", used_by="images",
         doc="Image names that are never removed. Names are compared whole; a blank after a comma belongs to "
             "the name.",
+    ),
+    Option(
+        "ECS_IMAGE_CLEANUP_DISK_HIGH_PERCENT", integer(1, 99), reference=False, default_text="off", used_by="images",
+        doc="When the file system of Docker's root directory is fuller than this percentage, unused images are "
+            "removed whatever their age, the longest unused first; also with the pull behaviour `prefer-cached`, but "
+            "not with `ECS_DISABLE_IMAGE_CLEANUP`. Images in use or excluded stay. Looked at every minute; the "
+            "percentage is that of `df`.",
+    ),
+    Option(
+        "ECS_IMAGE_CLEANUP_DISK_LOW_PERCENT", integer(1, 99), reference=False,
+        default_text="10 below `ECS_IMAGE_CLEANUP_DISK_HIGH_PERCENT`", used_by="images",
+        doc="Where such a removal ends. Must be below `ECS_IMAGE_CLEANUP_DISK_HIGH_PERCENT`, otherwise the default "
+            "is used.",
     ),
 )  # fmt: skip
 

@@ -59,7 +59,7 @@ RESOURCE_RULES: dict[str, ResourceRule] = {
                                    lambda c, r: c.registry_auth is not None and c.registry_auth.type == "asm"),
     "ssmsecret":      ResourceRule((C.CREATED,),           _has_secrets("ssm")),
     "asmsecret":      ResourceRule((C.CREATED,),           _has_secrets("asm")),
-    "envfile":        ResourceRule((C.CREATED,),           lambda c, r: r.name == f"envfile_{c.name}"),
+    "envfile":        ResourceRule((C.CREATED,),           lambda c, r: r.detail.get("container") == c.name),
     "firelens":       ResourceRule((C.CREATED,),           lambda c, r: c.firelens is not None),
     "credentialspec": ResourceRule((C.CREATED,),           lambda c, r: bool(c.credential_specs)),
 }  # fmt: skip

@@ -21,12 +21,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from common.backoff import Backoff
 from common.docker import host as docker_host
 
 log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 30.0  # an idle connection is not trusted for longer
 CHUNK = 64 * 1024
+AWAY_SECONDS = 30.0  # how long a patient call waits for a daemon that restarts
+HANG_UPS = 2  # a daemon that ends uses to hang up once; one that always does shall be believed
 
 
 class DockerCallError(Exception):
@@ -195,8 +198,14 @@ def _within(seconds: float | None, end: float | None) -> float | None:
 class Api:
     """A Docker daemon. `version` is the API version of calls that name none."""
 
-    def __init__(self, version: str = "1.21", address: str = "", kept_connections: int = 32) -> None:
-        self.version = version
+    def __init__(
+        self,
+        version: str = "1.21",
+        address: str = "",
+        kept_connections: int = 32,
+        away_seconds: float = AWAY_SECONDS,
+    ) -> None:
+        self.version, self.away_seconds = version, away_seconds
         self.address = address or docker_host()
         self._idle: deque[_Connection] = deque(maxlen=kept_connections)
 
@@ -226,6 +235,24 @@ class Api:
         if response.status >= 400:
             raise self._refusal(response, content, path, version)
         return Answer(response.status, content)
+
+    def patient_call(self, method: str, path: str, timeout: float, **more: Any) -> Answer:
+        """A call, repeated while the daemon is away: only what may be done twice. Raises as `call`.
+
+        With live-restore containers run on while their daemon restarts; a task must not fail for that.
+        """
+        backoff, hang_ups = Backoff(0.1, 2.0, 2.0), 0
+        began = time.monotonic()
+        while True:
+            try:
+                return self.call(method, path, timeout, **more)
+            except Unreachable as error:
+                delay = backoff.delay()
+                hang_ups += not error.refused
+                if hang_ups > HANG_UPS or time.monotonic() + delay > began + self.away_seconds:
+                    raise
+                log.info("%s %s waits for Docker: %s", method, path, error)
+            time.sleep(delay)
 
     def stream(
         self,

@@ -16,7 +16,7 @@ from common.backoff import Backoff
 from common.errors import NamedError
 from services.engine.core.effects import Observation
 from services.engine.docker import names, texts
-from services.engine.docker.api import Answer, Api, ApiError, DockerCallError, TimedOut, Unreachable
+from services.engine.docker.api import Api, ApiError, DockerCallError, TimedOut
 from services.engine.docker.draft import Draft
 from services.engine.docker.observe import observe
 from services.engine.docker.settings import Settings
@@ -29,7 +29,6 @@ LIST_SECONDS = 600.0
 PING_SECONDS = 5.0
 STOP_BUFFER_SECONDS = 120.0
 STOP_ATTEMPTS = 5
-HANG_UPS = 2  # a daemon that ends uses to hang up once; one that always does shall be believed
 
 
 class ContainerFailed(Exception):
@@ -48,28 +47,10 @@ class Containers:
     def __init__(self, api: Api, settings: Settings) -> None:
         self._api, self._settings = api, settings
 
-    def _call(self, method: str, path: str, seconds: float, **more: Any) -> Answer:
-        """One call, repeated while the daemon is away: create is found by its name, start and inspect are idempotent.
-
-        Raises as Api.call.
-        """
-        backoff, hang_ups = Backoff(0.1, 2.0, 2.0), 0
-        end = time.monotonic() + self._settings.away_seconds
-        while True:
-            try:
-                return self._api.call(method, path, seconds, **more)
-            except Unreachable as error:
-                delay = backoff.delay()
-                hang_ups += not error.refused
-                if hang_ups > HANG_UPS or time.monotonic() + delay > end:
-                    raise
-                log.info("%s %s waits for Docker: %s", method, path, error)
-            time.sleep(delay)
-
     def inspect(self, id_: str, error_name: str = "CannotInspectContainerError") -> Observation:
         """What Docker says about a container."""
         try:
-            answer = self._call("GET", f"/containers/{quote(id_, safe='')}/json", INSPECT_SECONDS)
+            answer = self._api.patient_call("GET", f"/containers/{quote(id_, safe='')}/json", INSPECT_SECONDS)
             return observe(answer.json())
         except DockerCallError as error:
             gone = isinstance(error, ApiError) and error.status == 404
@@ -84,7 +65,7 @@ class Containers:
         seconds = self._settings.create_seconds
         name = draft.container.docker_name
         try:
-            answer = self._call(
+            answer = self._api.patient_call(
                 "POST", "/containers/create", seconds, query={"name": name}, body=draft.body, version=draft.version
             )
             return str(answer.json()["Id"])
@@ -113,7 +94,7 @@ class Containers:
         seconds = self._settings.start_seconds
         failure: ContainerFailed | None = None
         try:
-            self._call("POST", f"/containers/{quote(id_, safe='')}/start", seconds, version=version)
+            self._api.patient_call("POST", f"/containers/{quote(id_, safe='')}/start", seconds, version=version)
         except DockerCallError as error:
             gone = isinstance(error, ApiError) and error.status == 404 and "No such container" in error.message
             failure = ContainerFailed(texts.failed("CannotStartContainerError", error, "started", seconds), gone)
@@ -174,7 +155,7 @@ class Containers:
         """Remove a container with its anonymous volumes, `force` with its process; one that is gone is no error."""
         query = {"v": 1, "force": 1} if force else {"v": 1}
         try:
-            self._call("DELETE", f"/containers/{quote(id_, safe='')}", REMOVE_SECONDS, query=query)
+            self._api.patient_call("DELETE", f"/containers/{quote(id_, safe='')}", REMOVE_SECONDS, query=query)
         except DockerCallError as error:
             if isinstance(error, ApiError) and error.status == 404:
                 return

@@ -87,7 +87,7 @@ class Hands:
                 raise ValueError("Hands needs a configuration or settings")
             settings = from_config(config)
         self.settings, self.network = settings, network
-        self.api = Api(address=address)
+        self.api = Api(address=address, away_seconds=settings.away_seconds)
         self.registry = registry or Registry()
         self.bus = bus
         self.picker = PortPicker(settings.dynamic_ports)

@@ -52,7 +52,7 @@ class ImageInspector:
         return known if known and time.monotonic() - at < KEPT_SECONDS else None
 
     def _ask(self, image: str) -> dict[str, Any]:
-        answer: dict[str, Any] = self._api.call(
+        answer: dict[str, Any] = self._api.patient_call(
             "GET", f"/images/{quote(image, safe='/:@')}/json", INSPECT_SECONDS
         ).json()
         self._known[image] = (time.monotonic(), answer)

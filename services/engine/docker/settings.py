@@ -24,7 +24,7 @@ class Settings:
     create_seconds: float = 240.0
     start_seconds: float = 180.0
     stop_seconds: float = 30.0
-    away_seconds: float = 30.0  # how long a call waits for a daemon that restarts
+    away_seconds: float = 30.0  # how long calls wait for a daemon that restarts
     pause_tarball: str = ""
     task_network_interfaces: bool = False
     registry_auth_type: str = ""

@@ -52,7 +52,7 @@ def execution_role(task: Task, host: Host) -> Credentials | None:
         found = host.credentials(task.execution_credentials_id)
         if found is not None:
             return found if found.access_key_id and found.secret_access_key else None
-        if time.monotonic() > end:
+        if time.monotonic() >= end:
             return None
         time.sleep(backoff.delay())
     return None

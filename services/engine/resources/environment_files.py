@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from common.model.agent import Credentials
-from common.model.task import Container, Resource, Task
+from common.model.task import Resource, Task
 from services.engine.resources import aws, files, s3
 from services.engine.resources.kind import Host, ResourceFailed
 
@@ -48,11 +48,6 @@ def _text(value: bytes) -> str:
     return _ESCAPED.sub("\ufffd", value.decode("utf-8", "surrogateescape"))
 
 
-def resource_name(container: Container) -> str:
-    """The name of a container's resource."""
-    return f"{KIND}_{container.name}"
-
-
 def place_of(wanted: s3.Object) -> str:
     """Where the object lies below the task's directory. Raises ResourceFailed for a path that leads out of it."""
     place = os.path.normpath(f"{wanted.bucket}/{wanted.key}")
@@ -70,9 +65,14 @@ class EnvironmentFiles:
     def prepare(self, task: Task, host: Host) -> list[Resource]:
         """One resource for each container with environment files."""
         # The directory's cluster is kept, so that the removal finds what the download made.
-        detail = {"cluster": files.cluster_name(host.cluster)}
+        cluster = files.cluster_name(host.cluster)
         return [
-            Resource(kind=KIND, name=resource_name(c), needs_execution_credentials=True, detail=detail)
+            Resource(
+                kind=KIND,
+                name=f"{KIND}_{c.name}",
+                needs_execution_credentials=True,
+                detail={"container": c.name, "cluster": cluster},
+            )
             for c in task.containers
             if c.environment_files
         ]
@@ -82,7 +82,7 @@ class EnvironmentFiles:
         role = aws.execution_role(task, host)
         if role is None:
             raise ResourceFailed("environment file resource: unable to find execution role credentials")
-        container = _container(task, resource)
+        container = task.container(str(resource.detail.get("container") or ""))
         directory = _directory(task, resource, host.settings.data_dir)
         arns = [file.value for file in container.environment_files] if container else []
         failures = aws.in_parallel([partial(_settled, arn, directory, role, host) for arn in arns])
@@ -102,7 +102,7 @@ class EnvironmentFiles:
         """The variables that nothing else has set; the first file that has one wins. Raises Refused."""
         from services.engine.docker.draft import Refused
 
-        if resource.name != resource_name(draft.container):
+        if resource.detail.get("container") != draft.container.name:
             return
         try:
             for name, value in self._variables(draft, resource):
@@ -122,10 +122,6 @@ class EnvironmentFiles:
                 raise ResourceFailed(files.said("open", path, error)) from error
             # A name that is given twice in a file has its last value.
             yield from dict(parse(content)).items()
-
-
-def _container(task: Task, resource: Resource) -> Container | None:
-    return next((c for c in task.containers if resource_name(c) == resource.name), None)
 
 
 def _directory(task: Task, resource: Resource, data_dir: str) -> str:

@@ -10,6 +10,8 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from common.model.task import Resource, Task
 from services.engine.core.effects import SetupError
 from services.engine.resources.cgroup import TaskCgroups
@@ -29,6 +31,8 @@ log = logging.getLogger(__name__)
 # The orders of set-up (spec 05 §1.3) and of amending create requests (spec 05 §1.7); other kinds come last.
 SET_UP = ("cgroup", "asm-auth", "ssmsecret", "asmsecret", "dockerVolume", "firelens", "credentialspec", "envfile")
 AMEND = ("firelens", "ssmsecret", "asmsecret", "credentialspec", "envfile")
+
+NAMED_BY_AGENT = frozenset(SET_UP) - {"dockerVolume"}
 
 Needs = Callable[[Task], bool]
 
@@ -56,6 +60,13 @@ NEEDS: dict[str, tuple[Needs, str]] = {
     "s3files": (_volume_of("s3files"), "Amazon S3 Files volumes"),
     "amazonebs": (_volume_of("amazonebs"), "Amazon EBS volumes"),
 }
+
+
+def _distinct(task: Task, resource: Resource) -> Resource:
+    """The resource under a name that no volume of the task has: people call volumes as they like."""
+    if resource.kind not in NAMED_BY_AGENT or all(resource.name != v.name for v in task.volumes):
+        return resource
+    return replace(resource, name=f"{resource.kind}:{resource.name}")
 
 
 def standard() -> tuple[ResourceKind, ...]:
@@ -99,7 +110,7 @@ class Registry:
         for need, (needs, words) in NEEDS.items():
             if need not in self._serves and needs(task):
                 raise SetupError(f"the task needs {words}, which this agent does not support")
-        return tuple(resource for kind in self for resource in kind.prepare(task, host))
+        return tuple(_distinct(task, resource) for kind in self for resource in kind.prepare(task, host))
 
     def create(self, task: Task, resource: Resource, host: Host) -> dict[str, Any]:
         """Make a resource; returns what belongs into its detail. Raises ResourceFailed."""

@@ -46,7 +46,7 @@ def test_each_heartbeat_of_acs_is_in_the_session_document(acs, control_plane, bu
 
 def test_a_session_that_is_down_is_told_with_its_length_and_reason(acs, control_plane, run_dir, eventually):
     """Not ready after a few seconds, with the server's words; ready again with the next connection."""
-    eventually(lambda: acs_says(run_dir).ready)
+    eventually(lambda: acs_says(run_dir).ready, 20)
     assert "connected to ACS" in acs_says(run_dir).detail
     control_plane.refusals.extend([(503, "busy")] * 7)
     control_plane.live.reset()

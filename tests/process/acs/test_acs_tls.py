@@ -15,11 +15,13 @@ import pytest
 from gevent.server import StreamServer
 
 from common import readiness
+from common.config import load
 from common.errors import Temporary
 from common.session import INSECURE, Keys, connect, tls_context, verification
 from services.acs.channel import DialError, dial
 from services.acs.ecs import ApiError, EcsClient
-from services.acs.settings import Settings
+from services.acs.settings import Settings, from_config
+from services.telemetry.discovery import settings as telemetry_settings
 from tests.fakes.control_plane import ControlPlane
 
 NOT_TRUSTED = r"the certificate of localhost\S* is not trusted: .+ name the file .+ in AWS_CA_BUNDLE; -k"
@@ -79,11 +81,16 @@ def url(certificates: Path, control_plane: ControlPlane) -> Iterator[str]:
     server.stop(timeout=0.2)
 
 
-def test_how_certificates_are_checked_is_decided_in_one_place():
-    """-k beats a bundle; nothing said means the system's roots."""
+def test_how_certificates_are_checked_is_decided_in_one_place(monkeypatch):
+    """For acs and telemetry alike: -k beats a bundle; nothing said means the system's roots."""
     assert verification("", {}) is True
     assert verification("/ca.pem", {}) == "/ca.pem"
     assert verification("/ca.pem", {INSECURE: "true"}) is False
+    for environment, verify in (({}, True), ({"AWS_CA_BUNDLE": "/ca.pem"}, "/ca.pem")):
+        config = load({"AWS_DEFAULT_REGION": "us-west-2", **environment})
+        assert telemetry_settings(config, "us-west-2").verify == from_config(config, False).verify == verify
+    monkeypatch.setenv(INSECURE, "true")
+    assert telemetry_settings(config, "us-west-2").verify is from_config(config, False).verify is False
     with pytest.raises(OSError, match=r"the CA bundle /no/such.pem \(AWS_CA_BUNDLE\) cannot be used: No such file"):
         tls_context("/no/such.pem")
 

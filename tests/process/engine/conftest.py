@@ -4,6 +4,7 @@
 on the same Redis and the same Docker is what the supervisor starts next.
 """
 
+import contextlib
 import os
 import secrets
 import subprocess
@@ -150,11 +151,12 @@ class DockerHost:
         self.stopping = gevent.event.Event()
         self.engine: Engine | None = None
 
-    def start(self, **settings: Any) -> Engine:
-        """Start an engine that sees Docker through the proxy."""
+    def start(self, direct: bool = False, **settings: Any) -> Engine:
+        """Start an engine that sees Docker through the proxy, or not."""
         chosen = {"limits": False, "pull_behavior": "prefer-cached", "region": "us-west-2", "cluster": "default"}
         bus: Any = self.bus
-        hands = Hands(None, bus, settings=Settings(**{**chosen, **settings}), address=self.proxy.address)
+        address = self.upstream if direct else self.proxy.address
+        hands = Hands(None, bus, settings=Settings(**{**chosen, **settings}), address=address)
         config = load({"ECS_IMAGE_PULL_BEHAVIOR": str(settings.get("pull_behavior", "prefer-cached"))})
         self.engine = Engine(config, bus, hands, hands.facts(), SystemClock(), self.stopping.is_set)
         hands.on_pull_began = self.engine.pull_began
@@ -166,6 +168,7 @@ class DockerHost:
         """End it; the containers run on."""
         self.stopping.set()
         if self.engine is not None:
+            self.engine.hands.api.away_seconds = 0.0  # type: ignore[attr-defined]
             self.engine.stop(2.0)
 
     def task(self, name: str, command: str = "trap 'exit 0' TERM; sleep 3600 & wait $!", **more: Any) -> Task:
@@ -238,12 +241,21 @@ def real_image() -> Iterator[str]:
 
 
 @pytest.fixture
-def docker_host(real_image: str, run_dir: Path) -> Iterator[DockerHost]:
-    """A DockerHost on the machine's own daemon; the engine is not started yet."""
-    host = DockerHost(real_image, "unix:///var/run/docker.sock", run_dir)
-    with host.proxy:
-        yield host
-        host.stop()
-    left = host.ids()
-    if left:
-        host.docker("rm", "-f", "-v", *left)
+def make_docker_host(run_dir: Path) -> Iterator[Callable[[str, str], DockerHost]]:
+    """Makes a DockerHost (image, address of the daemon); the engine is not started yet. One per test."""
+    with contextlib.ExitStack() as at_end:
+
+        def make(image: str, upstream: str) -> DockerHost:
+            host = DockerHost(image, upstream, run_dir)
+            at_end.callback(lambda: host.ids() and host.docker("rm", "-f", "-v", *host.ids()))
+            at_end.enter_context(host.proxy)
+            at_end.callback(host.stop)
+            return host
+
+        yield make
+
+
+@pytest.fixture
+def docker_host(make_docker_host: Callable[[str, str], DockerHost], real_image: str) -> DockerHost:
+    """A DockerHost on the machine's own daemon."""
+    return make_docker_host(real_image, "unix:///var/run/docker.sock")

@@ -6,7 +6,11 @@ What the reference does about these is in docs/differences.md; each promise ther
 import time
 
 import pytest
+from msgspec.structs import replace
 
+from common import keys
+from common.bus import Change
+from common.model.agent import Sent
 from services.engine import patrol, worker
 from services.engine.docker import containers
 from tests.fakes.docker_proxy import Rule, Swap
@@ -117,6 +121,24 @@ def test_stopped_is_reported_only_when_the_process_is_gone(docker_host, eventual
     assert docker_host.reports(web) == [RUNNING, STOPPED]
 
 
+def test_a_container_that_somebody_started_again_is_gone_after_the_cleanup(docker_host, eventually):
+    """It is stopped once when it is seen; the cleanup ends what runs even so, for nobody knows of it afterwards."""
+    engine = docker_host.start()
+    engine.shop.settings = replace(engine.shop.settings, cleanup_wait_seconds=0.2)
+    web = docker_host.task("web")
+    docker_host.run(web)
+    eventually(lambda: docker_host.known(web) == [RUNNING])
+    docker_host.run(web, desired=worker.TaskStatus.STOPPED)
+    eventually(lambda: docker_host.known(web) == [STOPPED])
+    docker_host.docker("start", *docker_host.ids())
+    eventually(lambda: docker_host.proxy.count("POST", "/stop$") == 2 and not docker_host.running(web))
+    docker_host.docker("start", *docker_host.ids())
+    assert docker_host.running(web)
+    docker_host.bus.durable.commit(Change().save(keys.SENT, web.arn, Sent(revision=1, task=worker.TaskStatus.STOPPED)))
+    eventually(lambda: docker_host.known(web) == ["NONE"])
+    assert docker_host.ids() == []
+
+
 # -- events ------------------------------------------------------------------------------------
 
 
@@ -180,7 +202,7 @@ def test_events_in_the_wrong_order_are_put_right(docker_host, eventually):
 
 
 def test_a_daemon_that_is_away_for_seconds_loses_no_task(docker_host, eventually):
-    """As at a restart with live-restore: running tasks run on, a new one waits, an exit meanwhile is told truthfully."""
+    """As at a restart with live-restore: tasks run on, a new one waits, an exit meanwhile is told truthfully."""
     docker_host.start()
     web, api, late = docker_host.task("web"), docker_host.task("api"), docker_host.task("late")
     docker_host.run(web, api)
@@ -189,11 +211,13 @@ def test_a_daemon_that_is_away_for_seconds_loses_no_task(docker_host, eventually
     docker_host.run(late)
     docker_host.docker("kill", docker_host.container(api).docker_id)
     time.sleep(2.5)
-    assert docker_host.known(web, api, late) == [RUNNING, RUNNING, "NONE"]
+    assert docker_host.known(web, api) == [RUNNING, RUNNING]
+    assert not docker_host.reports(late)
     docker_host.proxy.listen()
     eventually(lambda: docker_host.known(web, api, late) == [RUNNING, STOPPED, RUNNING], seconds=8)
     assert [docker_host.reports(t) for t in (web, api, late)] == [[RUNNING], [RUNNING, STOPPED], [RUNNING]]
     assert docker_host.last(api) == (STOPPED, 137, "")
+    assert docker_host.last(late) == (RUNNING, None, "")
 
 
 @pytest.mark.parametrize("path", ["/containers/create$", "/start$"])

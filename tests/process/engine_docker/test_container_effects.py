@@ -179,14 +179,15 @@ def test_a_foreign_container_with_our_name_is_not_adopted(bench: Bench) -> None:
 
 
 def test_a_create_whose_answer_is_lost_makes_one_container(bench: Bench, proxy: DockerProxy) -> None:
-    """Docker did it, the answer did not arrive: the next attempt finds the container."""
+    """Docker did it, the answer did not arrive: the next attempt finds the container, within the effect or later."""
     hands = bench.hands(proxy.address)
     task = bench.task(bench.container())
-    proxy.add(Rule("POST", "/containers/create", times=1, drop_after=True))
+    losing = proxy.add(Rule("POST", "/containers/create", times=4, drop_after=True))
     lost = bench.do(hands, Action.CREATE, task)
     assert lost.error is not None and lost.error.text.endswith("EOF")
     found = bench.do(hands, Action.CREATE, task)
     assert found.error is None
+    assert losing.used == 4
     assert len(docker("ps", "-aq", "--filter", f"name={task.containers[0].docker_name}").split()) == 1
 
 
@@ -223,8 +224,8 @@ def test_stopping_a_container_that_is_gone_is_final(bench: Bench, proxy: DockerP
 
 
 def test_a_daemon_that_is_away_is_named_as_such(bench: Bench, proxy: DockerProxy) -> None:
-    """The text of the reference's client; a ping shows the same."""
-    hands = bench.hands(proxy.address)
+    """The text of the reference's client, when it does not come back in time; a ping shows the same."""
+    hands = bench.hands(proxy.address, away_seconds=0.2)
     task = bench.created(hands, bench.task(bench.container()))
     proxy.refuse()
     wanted = f"Cannot connect to the Docker daemon at {proxy.address}. Is the docker daemon running?"

@@ -12,6 +12,8 @@ from common.model.task import MountPoint, Secret, Task, Volume
 from services.engine.core.effects import Action, Effect, Outcome, SetupError
 from services.engine.docker.hands import Hands
 from services.engine.resources import cgroup
+from services.engine.resources.cgroup import TaskCgroups
+from services.engine.resources.registry import Registry
 from tests.fakes.docker_proxy import DockerProxy, Rule
 from tests.process.engine_docker.conftest import Bench, docker
 
@@ -122,11 +124,13 @@ def test_a_hanging_volume_inspect_ends_with_its_time_out(bench: Bench, proxy: Do
     assert str(caught.value).endswith("Could not transition to inspecting volume; timed out after waiting 300ms")
 
 
-def test_a_task_never_runs_without_its_secrets(bench: Bench) -> None:
+def test_a_task_never_runs_without_what_it_needs(bench: Bench) -> None:
     """A kind that this agent lacks refuses the task, in words."""
+    hands = bench.hands()
+    hands.registry = Registry(TaskCgroups())
     secret = Secret(name="S", value_from="/p", provider="ssm", type="ENVIRONMENT_VARIABLE")
     with pytest.raises(SetupError, match="secrets from SSM Parameter Store, which this agent does not support"):
-        bench.hands().resources_for(bench.task(bench.container(secrets=(secret,))))
+        hands.resources_for(bench.task(bench.container(secrets=(secret,))))
 
 
 @needs_v1

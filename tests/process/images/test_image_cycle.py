@@ -94,12 +94,20 @@ def test_an_image_in_use_outside_the_agent_stays(run_dir, redis_servers, client,
         client.remove_container(container, force=True)
 
 
-def test_a_name_that_moved_to_another_image_is_only_forgotten(run_dir, redis_servers, client, make_image):
-    """Deleting by name would take the new image away."""
+def test_a_name_that_moved_to_another_image_keeps_that_image(run_dir, redis_servers, client, make_image):
+    """Deleting by name would take the new image away: the old one goes by its id."""
     bus = Bus(str(run_dir))
-    name, _ = make_image("1")
-    save(bus, old(name, "sha256:" + "0" * 64))
+    name, first = make_image("1")
+    client.tag(first, f"{name}-kept")
+    client.remove_image(name)
+    newer, second = make_image("1")
+    client.tag(second, name)
+    client.tag(first, f"{name}-moved")
+    client.remove_image(f"{name}-kept")
+    client.tag(second, f"{name}-moved")  # the first image has no name now
+    save(bus, old(name, first))
     Cycle(bus, LIMITS, SystemClock(), docker_clients(), untracked=False).run()
-    assert exists(client, name)
-    commands = told(bus)
-    assert [c.name for c in commands] == [name]
+    assert exists(client, name) and exists(client, newer)
+    assert first not in {image["Id"] for image in client.images(all=True)}
+    assert [(c.image_id, c.name) for c in told(bus)] == [(first, "")]
+    client.remove_image(f"{name}-moved")

@@ -47,7 +47,7 @@ def test_the_health_check_names_the_program_and_the_reason(tmp_path, monkeypatch
         readiness.Beat(str(tmp_path), name).write(ready, detail)
     assert report() == 1
     said = capsys.readouterr().out
-    assert "acs        not ready: down for 12 s: connection refused" in said
+    assert "acs        not ready for 0 s: down for 12 s: connection refused" in said
     assert "engine     has not started" in said
     readiness.Beat(str(tmp_path), "acs").write(True, "")
     readiness.Beat(str(tmp_path), "engine").write(True, "")

@@ -244,10 +244,10 @@ def test_a_manual_that_is_not_current_is_found(monkeypatch, tmp_path, capsys):
 
 
 def test_the_manual_has_every_option_and_marks_our_own():
-    """One row each; the six options of this product say that the reference does not have them."""
+    """One row each; the eight options of this product say that the reference does not have them."""
     page = render()
     assert all(page.count(f"\n| `{name}` |") == 1 for name in OPTIONS)
-    assert page.count("Not in the reference agent.") == 6
+    assert page.count("Not in the reference agent.") == 8
 
 
 def test_a_value_that_becomes_known_later_makes_a_copy():

@@ -107,7 +107,7 @@ def test_small_untracked_images_go_first_and_young_ones_stay():
         UntrackedImage("tracked", ("x:1",), 1, 0.0),
         UntrackedImage("retagged", ("r:1",), 1, NOW - 2 * HOUR, tagged_at=NOW - 60),
     ]
-    found = plan.removable_images(images, {"tracked"}, LIMITS, NOW)
+    found = plan.removable_images(images, {"tracked"}, [], LIMITS, NOW)
     assert [i.id for i in found] == ["small", "timeless", "big"]
 
 

@@ -1,0 +1,54 @@
+"""Stalls of the event loop: a greenlet sleeps for a known time and notes how much too late it wakes.
+
+All requests of a process share one loop; what blocks it delays all of them. A stall shorter than the sampling time may
+fall between two samples; one of SAMPLE_SECONDS or more is always seen, shortened by that time at most.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import gevent
+
+SAMPLE_SECONDS = 0.1
+STALL_SECONDS = 0.05  # later than this is a stall; below, it is the scheduler of a busy machine
+
+
+class LoopLag:
+    """Counts the stalls of this process."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic, sleep: Callable[[float], object] = gevent.sleep):
+        self.stalls = 0
+        self.seconds = 0.0
+        self.longest_seconds = 0.0
+        self._now, self._sleep = now, sleep
+        self._greenlet: gevent.Greenlet | None = None
+
+    def start(self) -> None:
+        """Begin to sample."""
+        self._greenlet = gevent.spawn(self._run)
+
+    def stop(self) -> None:
+        """Sample no more; the numbers stay."""
+        if self._greenlet is not None:
+            self._greenlet.kill(block=False)
+            self._greenlet = None
+
+    def alive(self) -> bool:
+        """Whether the loop is being watched."""
+        return bool(self._greenlet)
+
+    def _run(self) -> None:
+        while True:
+            self.sample()
+
+    def sample(self) -> None:
+        """Sleep once, and note a late awakening."""
+        due = self._now() + SAMPLE_SECONDS
+        self._sleep(SAMPLE_SECONDS)
+        late = self._now() - due
+        if late >= STALL_SECONDS:
+            self.stalls += 1
+            self.seconds += late
+            self.longest_seconds = max(self.longest_seconds, late)

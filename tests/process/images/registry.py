@@ -1,0 +1,94 @@
+"""A real registry on loopback behind a proxy that can hold back every layer, as a slow network does."""
+
+from __future__ import annotations
+
+import http.client
+import http.server
+import socket
+import subprocess
+import threading
+from pathlib import Path
+
+LAYER_SECONDS = 60.0  # the longest that a layer is held back
+
+
+class SlowRegistry:
+    """`address` is the proxy's host:port. While `hold` was called, requests for layers wait for `release`."""
+
+    def __init__(self, directory: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        config = directory / "config.yml"
+        config.write_text(
+            f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {directory}/data}}}}\n"
+            f"http: {{addr: 127.0.0.1:{self.port}}}\n"
+        )
+        self._process = subprocess.Popen(
+            ["docker-registry", "serve", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        self._open = threading.Event()
+        self._open.set()
+        self.waiting = 0  # requests that are held back now
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server.daemon_threads = True
+        self.address = f"127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def answers(self) -> bool:
+        """Whether the registry is up."""
+        try:
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=1)
+            connection.request("GET", "/v2/")
+            return connection.getresponse().status == 200
+        except OSError:
+            return False
+
+    def hold(self) -> None:
+        """Let every layer wait from now on."""
+        self._open.clear()
+
+    def release(self) -> None:
+        """Let all go on."""
+        self._open.set()
+
+    def close(self) -> None:
+        """End both."""
+        self._open.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._process.terminate()
+        self._process.wait(10)
+
+    def _handler(registry) -> type[http.server.BaseHTTPRequestHandler]:
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def _pass_on(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                if self.command == "GET" and "/blobs/" in self.path:
+                    registry.waiting += 1
+                    registry._open.wait(LAYER_SECONDS)
+                    registry.waiting -= 1
+                upstream = http.client.HTTPConnection("127.0.0.1", registry.port, timeout=30)
+                try:
+                    upstream.request(self.command, self.path, body or None, dict(self.headers.items()))
+                    answer = upstream.getresponse()
+                    data = answer.read()
+                finally:
+                    upstream.close()
+                self.send_response(answer.status)
+                for name, value in answer.getheaders():
+                    if name.lower() not in ("content-length", "transfer-encoding", "connection", "date", "server"):
+                        self.send_header(name, value)
+                length = answer.getheader("Content-Length") if self.command == "HEAD" else str(len(data))
+                self.send_header("Content-Length", length or "0")
+                self.end_headers()
+                self.wfile.write(data)
+
+            do_GET = do_HEAD = _pass_on
+
+            def log_message(self, *_: object) -> None:
+                """Quiet."""
+
+        return Handler
