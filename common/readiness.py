@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 SIZE_BYTES = 1024
+DETAIL_BYTES = 800
 SUFFIX = ".beat"
 
 
@@ -43,8 +44,12 @@ class Beat:
         os.utime(self._fd)
         if ready != self._ready:
             self._ready, self._since = ready, round(time.time(), 3)
-        text = json.dumps({"ready": ready, "pid": os.getpid(), "since": self._since, "detail": detail[:700]})
-        os.pwrite(self._fd, text.encode()[:SIZE_BYTES].ljust(SIZE_BYTES), 0)
+        detail = detail.encode()[:DETAIL_BYTES].decode(errors="ignore")
+        said = {"ready": ready, "pid": os.getpid(), "since": self._since, "detail": detail}
+        text = json.dumps(said, ensure_ascii=False).encode()
+        if len(text) > SIZE_BYTES:  # full of signs that JSON writes longer
+            text = json.dumps(said | {"detail": ""}).encode()
+        os.pwrite(self._fd, text.ljust(SIZE_BYTES), 0)
 
 
 def read(run_dir: str, program: str) -> State | None:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 import botocore
 import pytest
 
-from tests.system.conftest import container, containers_of
+from tests.system.conftest import container, containers_of, wait_connected
 
 pytestmark = pytest.mark.docker
 
@@ -47,15 +49,41 @@ def finished(agent: Any, engine: Any, eventually: Any, *definitions: dict[str, A
     return str(output)
 
 
-@pytest.mark.parametrize("mode", ["bridge", "host"])
-def test_wget_in_a_container_gets_the_role_s_credentials(agent, engine, eventually, mode):
+def test_wget_in_a_container_gets_the_role_s_credentials(make_agent, engine, eventually):
     """nat PREROUTING serves containers on the bridge, nat OUTPUT those in the host's network."""
+    agent = make_agent(ECS_ENABLE_TASK_IAM_ROLE_NETWORK_HOST="true")
+    wait_connected(agent, eventually)
     shell = f"{FETCH} && echo && {METADATA}"
-    output = finished(agent, engine, eventually, container(command=["sh", "-c", shell]), networkMode=mode)
-    credentials, task = (json.loads(line) for line in output.splitlines())
-    assert credentials["RoleArn"] == ROLE
-    assert all(credentials[key] for key in ("AccessKeyId", "SecretAccessKey", "Token", "Expiration"))
-    assert task["Family"] == "test" and task["Containers"][0]["Name"] == "main"
+    for mode in ("bridge", "host"):
+        output = finished(agent, engine, eventually, container(command=["sh", "-c", shell]), networkMode=mode)
+        credentials, task = (json.loads(line) for line in output.splitlines())
+        assert credentials["RoleArn"] == ROLE, mode
+        assert all(credentials[key] for key in ("AccessKeyId", "SecretAccessKey", "Token", "Expiration")), mode
+        assert task["Family"] == "test" and task["Containers"][0]["Name"] == "main", mode
+
+
+def test_the_metrics_page_tells_how_the_whole_tree_stands(agent, eventually):
+    """Session, tasks, outbox and every program, as an operator on the instance sees them."""
+
+    def page() -> str:
+        with urllib.request.urlopen("http://127.0.0.1:51678/metrics", timeout=5) as answer:
+            return str(answer.read().decode())
+
+    (arn,) = agent.run(container())
+    eventually(lambda: agent.statuses([arn]) == {"RUNNING"}, seconds=20)
+    for series in (
+        'ecs_agent_session_connected{session="acs"} 1',
+        'ecs_agent_tasks{known_status="RUNNING"} 1',
+        'ecs_agent_containers{known_status="RUNNING"} 1',
+        "ecs_agent_submission_backlog 0",
+        *(f'ecs_agent_program_ready{{program="{program}"}} 1' for program in ("acs", "engine", "endpoint")),
+    ):
+        eventually(lambda series=series: f"\n{series}\n" in page(), seconds=10, pause=0.5)
+    pid = agent.programs()["engine"].pid
+    os.kill(pid, signal.SIGKILL)
+    restarts = 'ecs_agent_program_restarts_total{program="engine"} 1'
+    eventually(lambda: f"\n{restarts}\n" in page(), seconds=15, pause=0.5)
+    assert arn.rpartition("/")[2] not in page()
 
 
 def mounts_of_python() -> list[Path]:
@@ -69,7 +97,7 @@ def mounts_of_python() -> list[Path]:
 
 
 def test_boto3_s_own_provider_in_a_container_gets_them(agent, engine, eventually):
-    """botocore's ContainerProvider alone, and the default chain that every boto3 program uses, which must come to it."""
+    """botocore's ContainerProvider alone, and the default chain of every boto3 program, which must come to it."""
     paths = mounts_of_python()
     # The image has no /lib: where it is a link on the host, the loader is still looked for under that name.
     named = {str(p): str(p) for p in paths} | {p: os.path.realpath(p) for p in ("/lib", "/lib64") if os.path.isdir(p)}

@@ -393,3 +393,21 @@ def test_the_real_process_serves_its_ports_and_ends_on_sigterm(writers, run_dir,
         output = process.stdout.read().decode()
     assert "Traceback" not in output
     assert sum(" 200 127.0.0.1:" in line for line in (run_dir / "audit.log").read_text().splitlines()) == counts[200]
+
+
+def test_listeners_wait_for_the_tasks_and_not_only_for_the_instance(start, writers, monkeypatch, eventually):
+    """A request between the two would be told that its task does not exist."""
+    writers.instance()
+    writers.task("a")
+    replace = follow.Follower._replace
+
+    def slowly(self: follow.Follower, kind: Any, carry: bool) -> None:
+        if kind.name == "task":
+            gevent.sleep(0.4)
+        replace(self, kind, carry)
+
+    monkeypatch.setattr(follow.Follower, "_replace", slowly)
+    running = start(wait=False)
+    eventually(lambda: running.endpoint.view.instance.arn)
+    eventually(lambda: running.listening, pause=0.001)
+    assert running.get("/v4/e-a").status == 200

@@ -1,7 +1,7 @@
 """A Docker daemon of the test's own is restarted while tasks run, with live-restore and without it.
 
-The daemon has its own data, state and socket in the test's directory, no bridge and no netfilter rules; the tasks have
-no network. Nothing of the machine's own Docker is touched.
+The daemon has its own network namespace, and data, state and socket in the test's directory; the tasks have no network.
+Nothing of the machine's own Docker is touched.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.fakes import images
@@ -34,7 +35,8 @@ class Daemon:
     def start(self, *more: str) -> None:
         """Start it and wait until it answers."""
         words = [
-            "dockerd", "--data-root", f"{self.directory}/data", "--exec-root", f"{self.directory}/exec",
+            # In a network namespace of its own: a daemon without a bridge removes docker0 where it finds one.
+            "unshare", "--net", "dockerd", "--data-root", f"{self.directory}/data", "--exec-root", f"{self.directory}/exec",
             "--pidfile", f"{self.directory}/docker.pid", "--host", self.address,
             "--bridge=none", "--iptables=false", "--ip-forward=false", "--ip-masq=false", "--shutdown-timeout=3", *more,
         ]  # fmt: skip
@@ -69,10 +71,10 @@ class Daemon:
             points = [line.split()[1] for line in mounts]
         for point in sorted((p for p in points if p.startswith(str(self.directory))), reverse=True):
             subprocess.run(["umount", "-l", point], check=False)
-        containerd = self.directory / "exec/containerd/containerd.pid"
-        if containerd.exists():
-            with contextlib.suppress(ProcessLookupError, ValueError):
-                os.kill(int(containerd.read_text()), signal.SIGTERM)
+        for process in psutil.process_iter(["cmdline"]):
+            if str(self.directory) in " ".join(process.info["cmdline"] or ()):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()  # a shim or containerd that outlived its daemon
 
 
 @pytest.fixture

@@ -64,15 +64,21 @@ class SlowRegistry:
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
+            def handle(self) -> None:
+                # Docker tries TLS first. A ClientHello need not have a line end, so waiting for one could take long.
+                if self.connection.recv(1, socket.MSG_PEEK) != b"\x16":
+                    super().handle()
+
             def _pass_on(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 if self.command == "GET" and "/blobs/" in self.path:
                     registry.waiting += 1
                     registry._open.wait(LAYER_SECONDS)
                     registry.waiting -= 1
+                headers = {name: ", ".join(self.headers.get_all(name) or ()) for name in self.headers}
                 upstream = http.client.HTTPConnection("127.0.0.1", registry.port, timeout=30)
                 try:
-                    upstream.request(self.command, self.path, body or None, dict(self.headers.items()))
+                    upstream.request(self.command, self.path, body or None, headers)
                     answer = upstream.getresponse()
                     data = answer.read()
                 finally:

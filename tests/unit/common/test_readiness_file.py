@@ -25,7 +25,7 @@ def test_the_file_keeps_its_size_so_that_a_full_disk_does_not_look_like_a_hang(t
     """Overwriting in place needs no new block."""
     beat = readiness.Beat(str(tmp_path), "acs")
     sizes = set()
-    for detail in ("", "x" * 5000, "short"):
+    for detail in ("", "x" * 5000, "é\u200b" * 900, '"' * 900, "short"):
         beat.write(True, detail)
         sizes.add(os.stat(beat.path).st_size)
         assert readiness.read(str(tmp_path), "acs") is not None

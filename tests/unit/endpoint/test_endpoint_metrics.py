@@ -256,7 +256,7 @@ def test_a_blocked_loop_is_seen_by_the_running_sampler():
     """With the real clock: a computation that blocks the hub for 0.2 s is one stall."""
     from gevent.monkey import get_original
 
-    lag = LoopLag()
+    lag = LoopLag(sample_seconds=0.1)
     lag.start()
     gevent.sleep(0.02)
     get_original("time", "sleep")(0.3)

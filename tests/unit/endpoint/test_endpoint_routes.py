@@ -333,3 +333,11 @@ def test_no_request_makes_either_server_fail(world, task, path, query, method, b
     answer = world.get(target, method=method, body=body, headers={"User-Agent": agent})
     assert answer.status != 500 or "V3" in answer.body.decode() or "internal server error" in answer.body.decode()
     assert world.look(target, method=method, body=body).status != 500 or path.strip("/") == "license"
+
+
+def test_the_audit_log_cuts_what_is_a_megabyte_long(world):
+    """50,000 waiting lines of a megabyte each would be the end of the host."""
+    for _ in range(61):
+        world.get("/v4/" + "p" * 100_000, headers={"user-agent": "a" * 100_000})
+    (line,) = world.audited().splitlines()
+    assert " 429 " in line and len(line) < 2500
