@@ -70,6 +70,7 @@ class Place:
         images.make(direct, marker or secrets.token_hex(8))
         shell("push", "-q", direct)
         images.remove(direct)
+        self.names.append(full)
         return full
 
     def pull(self, name: str) -> str:
