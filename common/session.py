@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import ssl
 import struct
 import time
@@ -42,7 +41,6 @@ CIPHERS = (
     "ECDHE-RSA-AES256-SHA:ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:AES128-GCM-SHA256:"
     "AES128-SHA256:AES128-SHA:AES256-GCM-SHA384:AES256-SHA"
 )
-INSECURE = "ECS_TREE_ACCEPT_INSECURE_CERT"  # what `ecs-agent -k` leaves in the environment of the tree
 
 NORMAL, GOING_AWAY, NO_CODE, ABNORMAL, INTERNAL_ERROR = 1000, 1001, 1005, 1006, 1011  # RFC 6455 §7.4.1
 
@@ -149,13 +147,6 @@ def _signing_key(secret: str, day: str, region: str, service: str) -> bytes:
     for part in (day, region, service, "aws4_request"):
         key = hmac.new(key, part.encode(), hashlib.sha256).digest()
     return key
-
-
-def verification(ca_bundle: str = "", environ: Mapping[str, str] = os.environ) -> bool | str:
-    """How certificates are checked: False with -k, else the path of a further CA bundle, else True (spec 01 §4)."""
-    if environ.get(INSECURE, "").lower() == "true":
-        return False
-    return ca_bundle or True
 
 
 def tls_context(verify: bool | str = True) -> ssl.SSLContext:

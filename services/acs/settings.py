@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from common.session import verification
+from common.trust import verification
 from common.version import COMMIT, VERSION
 from common.wire.ecs import BindingRules
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import gevent
 
+from common.trust import verification
 from common.version import COMMIT, VERSION
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class Ecs:
         self.url = _with_scheme(str(config["ECS_BACKEND_HOST"] or ""))
         self.family = str(config["ECS_DETAILED_OS_FAMILY"] or "")
         self.ipv6_only = str(config["ECS_INSTANCE_IP_COMPATIBILITY"] or "").lower() == "ipv6"
-        self.verify = not (config.get("AcceptInsecureCert", False))
+        self.verify = verification()
         self.profile = str(config["ECS_ALTERNATE_CREDENTIAL_PROFILE"] or "default")
         self._session: Any = None
 

@@ -20,7 +20,8 @@ import gevent
 
 from common.errors import Temporary
 from common.proxy import open_socket
-from common.session import Keys, host_of, sign, tls_context, verification
+from common.session import Keys, host_of, sign, tls_context
+from common.trust import verification
 from common.version import COMMIT, VERSION
 from services.telemetry.credentials import OwnKeys
 

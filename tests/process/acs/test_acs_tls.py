@@ -17,7 +17,8 @@ from gevent.server import StreamServer
 from common import readiness
 from common.config import load
 from common.errors import Temporary
-from common.session import INSECURE, Keys, connect, tls_context, verification
+from common.session import Keys, connect, tls_context
+from common.trust import INSECURE, verification
 from services.acs.channel import DialError, dial
 from services.acs.ecs import ApiError, EcsClient
 from services.acs.settings import Settings, from_config
