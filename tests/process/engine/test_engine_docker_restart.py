@@ -36,9 +36,10 @@ class Daemon:
         """Start it and wait until it answers."""
         words = [
             # In a network namespace of its own: a daemon without a bridge removes docker0 where it finds one.
-            "unshare", "--net", "dockerd", "--data-root", f"{self.directory}/data",
-            "--exec-root", f"{self.directory}/exec", "--pidfile", f"{self.directory}/docker.pid",
-            "--host", self.address, "--bridge=none", "--iptables=false", "--ip-forward=false", "--ip-masq=false", "--shutdown-timeout=3", *more,
+            "unshare", "--net", "dockerd", "--host", self.address,
+            "--data-root", f"{self.directory}/data", "--exec-root", f"{self.directory}/exec",
+            "--pidfile", f"{self.directory}/docker.pid", "--shutdown-timeout=3",
+            "--bridge=none", "--iptables=false", "--ip-forward=false", "--ip-masq=false", *more,
         ]  # fmt: skip
         with open(self.directory / "daemon.log", "ab") as log:
             self.process = subprocess.Popen(words, stdout=log, stderr=log)
