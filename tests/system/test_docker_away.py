@@ -27,4 +27,4 @@ def test_a_docker_that_comes_later_is_enough(make_agent, eventually, tmp_path):
     link.symlink_to("/var/run/docker.sock")
     wait_connected(agent, eventually)
     (arn,) = agent.run(container())
-    eventually(lambda: agent.statuses([arn]) == {"RUNNING"}, seconds=20)
+    assert eventually(lambda: agent.statuses([arn]) == {"RUNNING"}, seconds=20)

@@ -199,11 +199,7 @@ class Api:
     """A Docker daemon. `version` is the API version of calls that name none."""
 
     def __init__(
-        self,
-        version: str = "1.21",
-        address: str = "",
-        kept_connections: int = 32,
-        away_seconds: float = AWAY_SECONDS,
+        self, version: str = "1.21", address: str = "", kept_connections: int = 32, away_seconds: float = AWAY_SECONDS
     ) -> None:
         self.version, self.away_seconds = version, away_seconds
         self.address = address or docker_host()

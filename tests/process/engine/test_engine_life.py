@@ -1,7 +1,6 @@
 """The engine against real Redis: what is saved, announced and acknowledged, and what a crash in between leaves."""
 
 import time
-from itertools import pairwise
 
 from common import keys
 from common.bus import Change
@@ -17,7 +16,6 @@ from common.model.messages import (
 )
 from common.model.status import ContainerStatus, TaskStatus
 from common.model.task import Container, PortMapping, RegistryAuth
-from services.engine import worker
 from services.engine.core.effects import Action, SetupError
 
 RUNNING, STOPPED = TaskStatus.RUNNING, TaskStatus.STOPPED
@@ -227,78 +225,6 @@ def test_a_stopped_task_is_cleaned_up_only_after_ecs_accepted_its_report(host, t
     assert kinds[-3:] == ["TaskChanged", "CredentialsReleased", "CredentialsReleased"]
 
 
-def test_the_execution_role_is_kept_until_the_cleanup(host, task, eventually):
-    """Spec 03 §10: the task role goes after the STOPPED report, the execution role with the task's last record."""
-    host.engine()
-    web = task(credentials_id="role-1", execution_credentials_id="role-2")
-    host.run(web)
-    eventually(lambda: host.known(web.arn) == RUNNING)
-    assert not [e for e in host.events() if isinstance(e, CredentialsReleased)]
-    host.run(task(desired=STOPPED))
-    eventually(lambda: host.known(web.arn) == STOPPED)
-    assert [e.credentials_ids for e in host.events() if isinstance(e, CredentialsReleased)] == [("role-1",)]
-
-
-def test_a_cleanup_waits_for_a_docker_that_is_away(host, task, eventually, monkeypatch):
-    """The reference forgets the task all the same, and the container stays for ever."""
-    monkeypatch.setattr(worker, "SWEEP_PAUSE_SECONDS", 0.1)
-    host.settings["ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION"] = "1s"
-    host.engine()
-    web = task()
-    host.run(web)
-    eventually(lambda: host.known(web.arn) == RUNNING)
-    host.run(task(desired=STOPPED))
-    eventually(lambda: host.known(web.arn) == STOPPED)
-    host.docker.answers = False
-    host.bus.durable.commit(Change().save(keys.SENT, web.arn, Sent(revision=1, task=STOPPED)))
-    eventually(lambda: host.docker.called(Action.REMOVE) >= 2)
-    assert host.task(web.arn)
-    host.docker.answers = True
-    eventually(lambda: host.task(web.arn) is None)
-    assert not host.docker.containers
-
-
-def test_a_waiting_task_starts_within_two_seconds_of_the_release(host, task, eventually):
-    """The process that holds the port ends by itself; users of the reference waited 15 to 20 minutes."""
-    host.engine()
-    port = (PortMapping(container_port=80, host_port=18982),)
-    one, two = (
-        task(name, Container(name="app", image="busybox", essential=True, port_mappings=port)) for name in ("t1", "t2")
-    )
-    host.run(one)
-    eventually(lambda: host.known(one.arn) == RUNNING)
-    host.run(two)
-    eventually(lambda: host.task(two.arn))
-    time.sleep(0.3)
-    assert host.known(two.arn) == TaskStatus.NONE
-    host.docker.end(host.docker.of(one.arn, "app"), 0)
-    began = time.monotonic()
-    eventually(lambda: host.known(two.arn) == RUNNING, seconds=2)
-    assert time.monotonic() - began < 2
-
-
-def test_waiting_tasks_keep_their_order_over_a_restart(host, task, eventually):
-    """By the number that each got when it arrived; ARNs say nothing about that."""
-    first = host.engine()
-    port = (PortMapping(container_port=80, host_port=18983),)
-    app = Container(name="app", image="busybox", essential=True, port_mappings=port)
-    tasks = [task(name, app) for name in ("t5", "t2", "t9", "t1", "t7")]
-    for number, each in enumerate(tasks):
-        host.run(each)
-        eventually(lambda each=each: host.task(each.arn))
-        assert host.task(each.arn).arrival == number + 1
-    eventually(lambda: host.known(tasks[0].arn) == RUNNING)
-    first.crash()
-    host.engine()
-    for each, following in pairwise(tasks):
-        eventually(lambda following=following: host.known(following.arn) != STOPPED)
-        host.docker.end(host.docker.of(each.arn, "app"), 0)
-        eventually(lambda following=following: host.known(following.arn) == RUNNING)
-    host.run(task("t0"))
-    eventually(lambda: host.known(task("t0").arn) == RUNNING)
-    assert host.task(task("t0").arn).arrival == len(tasks) + 1
-
-
 def test_a_store_that_lost_its_data_gets_it_again_from_memory(host, task, eventually, redis_servers):
     """With ECS_CHECKPOINT false Redis keeps nothing over its own restart; the engine does."""
     engine = host.engine()
@@ -366,7 +292,7 @@ def test_a_verified_stop_stops_the_task(host, task, eventually):
     host.run(web)
     eventually(lambda: host.known(web.arn) == RUNNING)
     host.command(StopVerified(arn=web.arn))
-    eventually(lambda: host.known(web.arn) == STOPPED)
+    assert eventually(lambda: host.known(web.arn) == STOPPED)
 
 
 def test_a_task_waits_for_the_credentials_of_its_pull(host, task, eventually):

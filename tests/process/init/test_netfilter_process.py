@@ -112,7 +112,9 @@ def test_a_rule_inserted_before_ours_that_makes_them_useless_does_not_stay_there
     """N6: `iptables -C` would still say that all is well."""
     running()
     host.run("iptables", "-I", "INPUT", "-j", "ACCEPT")
-    eventually(lambda: [r for r in host.rules() if r.startswith("-A INPUT")][-1] == "-A INPUT -j ACCEPT", seconds=5)
+    assert eventually(
+        lambda: [r for r in host.rules() if r.startswith("-A INPUT")][-1] == "-A INPUT -j ACCEPT", seconds=5
+    )
 
 
 def test_killing_leaves_every_rule_and_the_next_start_doubles_none(running, host, eventually):

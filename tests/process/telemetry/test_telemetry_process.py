@@ -148,4 +148,4 @@ def test_a_stats_document_of_an_earlier_run_is_taken_away(tree: Tree, eventually
     tree.register()
     tree.start()
     eventually(lambda: tree.bus.volatile.get(STATS, "arn:gone") is None)
-    eventually(lambda: readiness.read(str(tree.run_dir), "telemetry"))
+    assert eventually(lambda: readiness.read(str(tree.run_dir), "telemetry"))

@@ -295,7 +295,8 @@ def test_every_local_address_of_both_families_is_served():
     sock = listen("", 0)
     port = sock.getsockname()[1]
     for host in ("127.0.0.1", *(["::1"] if sock.family == socket.AF_INET6 and _has_ipv6_loopback() else [])):
-        socket.create_connection((host, port), 1).close()
+        with socket.create_connection((host, port), 1) as connection:
+            assert connection.getpeername()[1] == port
     sock.close()
 
 

@@ -123,6 +123,6 @@ def test_any_content_of_a_known_type_is_a_message_or_dropped(content):
     """Shapes are total."""
     for type_ in ("PayloadMessage", "TaskManifestMessage", "ConfirmAttachmentMessage"):
         try:
-            acs.decode(json.dumps({"type": type_, "message": content}))
+            assert acs.decode(json.dumps({"type": type_, "message": content})).type == type_
         except acs.Dropped:
             pass  # another shape
