@@ -176,7 +176,9 @@ def test_start_task_places_on_the_named_instance(ecs: Any, agent: FakeAgent) -> 
 
 def test_a_report_on_an_unknown_task_is_accepted(agent: FakeAgent) -> None:
     """An error would make the agent repeat it for ever (spec 02 §8.9)."""
-    agent.report("arn:aws:ecs:us-east-1:000000000000:task/default/" + "f" * 32, "STOPPED")
+    arn = "arn:aws:ecs:us-east-1:000000000000:task/default/" + "f" * 32
+    answer = agent.client.submit_task_state_change(cluster="default", task=arn, status="STOPPED")
+    assert answer["acknowledgment"] == "ok"
 
 
 def test_protection_is_kept_until_it_is_lifted(ecs: Any, agent: FakeAgent) -> None:
