@@ -198,3 +198,7 @@ def print_attributes() -> int:
     except subprocess.TimeoutExpired as error:
         sys.stderr.write(f"no answer of {error.cmd[3]} within {error.timeout:.0f} s; does Docker answer?\n")
         return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

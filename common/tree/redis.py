@@ -24,6 +24,7 @@ from common.tree.run import say
 
 LOCK_SECONDS = 20.0
 PROBE_BYTES = 256 * 1024
+SERVERS = ("redis-server", "redis6-server", "valkey-server")  # as the distributions call it
 SOCKETS = {"durable": "redis.sock", "volatile": "secrets.sock"}
 
 
@@ -69,6 +70,14 @@ def check_space(data_dir: str) -> None:
             os.unlink(probe)
 
 
+def find_server() -> str | None:
+    """The server: the one that the package put beside its virtual environment, or the first in PATH."""
+    beside = os.path.join(os.path.dirname(sys.prefix), "bin", SERVERS[0])
+    if os.access(beside, os.X_OK):
+        return beside
+    return next(filter(None, map(shutil.which, SERVERS)), None)
+
+
 def main(argv: list[str]) -> int:
     """Never returns when all is well: the process becomes redis-server."""
     role = argv[0]
@@ -77,9 +86,9 @@ def main(argv: list[str]) -> int:
     data_dir = os.path.join(config["ECS_DATADIR"], "redis") if role == "durable" else run_dir
     name = "redis" if role == "durable" else "secrets"
     die_with_parent()
-    server = shutil.which("redis-server")
+    server = find_server()
     if server is None:
-        say("critical", "redis-server is missing: install redis-server (apt) or redis (dnf)")
+        say("critical", f"none of {', '.join(SERVERS)} is in PATH: install redis-tools (apt), redis or valkey (dnf)")
         return 1
     try:
         os.makedirs(data_dir, mode=0o700, exist_ok=True)

@@ -3,7 +3,8 @@
 supervisord runs inside this process, so that its events can be judged here without another program: the exit status
 of each child, stale heartbeats, output. Children's output goes to our own stdout, whatever that is (supervisord
 itself cannot log to a socket, which stdout is under systemd). Ends with 0 after SIGTERM or SIGINT, with 5 when acs or
-engine ended for good, with 1 when the tree cannot start.
+engine ended for good, with 1 when the tree cannot start (255 when `ecs-init start` became this process: that is its
+status for every failure).
 """
 
 from __future__ import annotations
@@ -18,11 +19,17 @@ from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
+import setproctitle
+
 from common.config import load
 from common.logs import quote
+from common.tree.linelog import LineFile
 
 SOCKET_PATH_LIMIT = 107  # sun_path less the final zero
 CANNOT_START = 1
+INIT_FAILED = 255
+INIT_LOG = "ECS_TREE_INIT_LOG"  # set by `ecs-init start`: the path of its log, which gets the tree's own lines too
+PACKAGE_DIRECTORY = Path("/usr/lib/ecs-init")
 
 
 class CannotStart(Exception):
@@ -30,27 +37,53 @@ class CannotStart(Exception):
 
 
 def say(level: str, text: str) -> None:
-    """One line in the agent's own format."""
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    line = f"level={level} time={stamp} msg={quote(text)} module=run.py\n"
-    os.write(1, line.encode(errors="backslashreplace"))
+    """One line in the agent's own format, and one in the log of ecs-init if that started us."""
+    os.write(1, f"{_line(level, text)} module=run.py\n".encode(errors="backslashreplace"))
+    note(level, text)
+
+
+def note(level: str, text: str) -> None:
+    """One line in the log of ecs-init only; nothing when ecs-init did not start us."""
+    path = os.environ.get(INIT_LOG)
+    if not path:
+        return
+    file = LineFile(path, rotates=False)
+    try:
+        file.write(_line(level, text) + "\n")
+    except OSError:
+        return  # a full disk must not stop the tree; the console has the important lines
+    finally:
+        file.close()
+
+
+def _line(level: str, text: str) -> str:
+    return f"level={level} time={time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} msg={quote(text)}"
 
 
 def run_tree(environ: MutableMapping[str, str] | None = None) -> int:
     """Run until a signal; returns the exit status of the service."""
     environ = os.environ if environ is None else environ
+    setproctitle.getproctitle()  # it finds the place of the title beside the environment, before that is changed
     try:
         run_dir = prepare(environ)
         keep = lock_tree(run_dir)
     except CannotStart as error:
-        say("critical", str(error))
-        return CANNOT_START
+        return cannot_start(environ, error)
     try:
         from common.tree.supervision import supervise
 
         return supervise(config_path())
+    except CannotStart as error:
+        return cannot_start(environ, error)
     finally:
         os.close(keep)
+
+
+def cannot_start(environ: Mapping[str, str], error: CannotStart) -> int:
+    """Say what is in the way; the exit status."""
+    launched = bool(environ.get(INIT_LOG))
+    say("critical", f"could not start Agent: {error}" if launched else str(error))
+    return INIT_FAILED if launched else CANNOT_START
 
 
 def prepare(environ: MutableMapping[str, str]) -> str:
@@ -72,12 +105,18 @@ def prepare(environ: MutableMapping[str, str]) -> str:
         ECS_DATADIR=data_dir,
         ECS_RUN_DIR=run_dir,
         ECS_TREE_PYTHON=sys.executable,
+        ECS_TREE_FLAGS=interpreter_flags(),
         ECS_TREE_USER=pwd.getpwuid(os.getuid()).pw_name,
         ECS_TREE_LOCAL="true" if local else "false",
     )
     if local:
         environ.update({name: value for name, value in local_mode(config, environ).items() if not environ.get(name)})
     return run_dir
+
+
+def interpreter_flags() -> str:
+    """The flags of the children's interpreter: ours, so that `python -I -B` of a package reaches every program."""
+    return ("-I" if sys.flags.isolated else "-P") + (" -B" if sys.flags.dont_write_bytecode else "")
 
 
 def local_mode(config: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, str]:
@@ -135,6 +174,7 @@ def config_path() -> str:
     places = [
         Path(__file__).parents[2],
         Path(sysconfig.get_path("data")) / "share/ecs-agent",
+        PACKAGE_DIRECTORY,
         Path("/usr/share/ecs-agent"),
     ]
     for place in places:

@@ -1,10 +1,14 @@
 """supervisord, with our judgement of its children.
 
 - acs or engine ended with 5: the whole service ends with 5 ("do not restart", ECS agent behaviour, spec 01 §5).
-- any other end: the program is started again, at once or, when it keeps failing, later and later.
+- any other end, whatever the status: the program is started again after 0.5 to 15 s. It waits in supervisord's state
+  BACKOFF with a delay of ours, so `supervisorctl` shows the reason and can stop or restart it; nothing becomes FATAL.
+- `supervisorctl stop`, `start` and `restart` are the operator's wish: no delay, no end of the service.
 - a heartbeat file that has not moved for BEAT_LIMIT_SECONDS: the program hangs; it gets SIGABRT, whose handler prints
   all stacks before it dies.
-- on shutdown every program is stopped at once, the two Redis last: they must take the others' last words.
+- on shutdown the programs are stopped in stages, the highest priority number first (spec 09 §16.1): nothing arrives at
+  a stopped engine, the stores take the others' last words, tasks get credentials until near the end, and the rules go
+  last.
 """
 
 from __future__ import annotations
@@ -15,8 +19,7 @@ import sys
 import time
 from typing import Any
 
-from supervisor import events
-from supervisor.datatypes import RestartUnconditionally
+from supervisor import events, loggers
 from supervisor.medusa import asyncore_25 as asyncore
 from supervisor.options import ServerOptions
 from supervisor.states import ProcessStates, SupervisorStates
@@ -24,11 +27,18 @@ from supervisor.supervisord import Supervisor
 
 from common.process_names import BEAT_LIMIT_SECONDS, STORES, TERMINAL, TERMINAL_STATUS
 from common.readiness import silent_seconds
-from common.tree.restraint import delay_seconds
-from common.tree.run import say
+from common.tree import nursery
+from common.tree.restraint import LONGEST_SECONDS, Restraint
+from common.tree.run import note, say
+from common.tree.tail import last_lines
 
 STOPPABLE = (ProcessStates.RUNNING, ProcessStates.STARTING)
 DOWN = (ProcessStates.STOPPED, ProcessStates.EXITED, ProcessStates.FATAL, ProcessStates.UNKNOWN)
+STAGE = 10  # priorities with the same tens digit are stopped together
+CRASH_STATUS = 2
+UPDATE_STATUS = 42
+# supervisord takes a delay that is longer than `backoff` seconds for a change of the clock, and ends it.
+_ROLLBACK_MARGIN = int(LONGEST_SECONDS * 2)
 
 
 class Wakeup:
@@ -59,15 +69,18 @@ class Tree(Supervisor):  # type: ignore[misc]
 
     def __init__(self, options: ServerOptions) -> None:
         super().__init__(options)
-        self.starts: dict[str, list[float]] = {}
-        self.held: dict[str, float] = {}  # program -> when it may start again
+        self.restraints: dict[str, Restraint] = {}
+        self.started: dict[str, float] = {}  # program -> time.monotonic() of its latest start
 
     def runforever(self) -> None:
         events.subscribe(events.ProcessLogEvent, self.pass_on)
         events.subscribe(events.ProcessStateStartingEvent, self.on_start)
         events.subscribe(events.ProcessStateExitedEvent, self.on_exit)
-        events.subscribe(events.ProcessStateFatalEvent, self.on_fatal)
+        events.subscribe(events.ProcessStateBackoffEvent, self.on_backoff)
+        events.subscribe(events.ProcessStateStoppedEvent, self.on_stopped)
         events.subscribe(events.Tick5Event, self.on_tick)
+        signal.signal(signal.SIGALRM, lambda *_: None)  # only to wake the poll when a delay is over
+        signal.signal(signal.SIGUSR1, self.dump_stacks)
         Wakeup()
         super().runforever()
 
@@ -86,64 +99,76 @@ class Tree(Supervisor):  # type: ignore[misc]
             except OSError:
                 return  # stdout is closed; there is nobody to tell
 
-    def on_exit(self, event: Any) -> None:
-        """A program ended by itself."""
-        name, status = event.process.config.name, event.process.exitstatus
-        if name in TERMINAL and status == TERMINAL_STATUS:
-            say("critical", f"{name} ended for good (status {status}); the agent ends and must not be restarted")
-            self.exit_status = TERMINAL_STATUS
-            self.options.mood = SupervisorStates.SHUTDOWN
-        elif self.options.mood >= SupervisorStates.RUNNING:
-            how = "was killed" if status == -1 else f"ended with status {status}"
-            delay = self.hold_back(event.process)
-            say("warn", f"{name} (pid {event.process.pid}) {how}; it is started again {delay}")
+    # -- a program's end -------------------------------------------------------------------------------------------
 
     def on_start(self, event: Any) -> None:
         """Note when each program was started."""
-        self.starts.setdefault(event.process.config.name, []).append(time.time())
-        del self.starts[event.process.config.name][:-16]
+        self.started[event.process.config.name] = time.monotonic()
 
-    def hold_back(self, process: Any) -> str:
-        """A program that fails again and again waits for a tick after its delay; returns the words for the log."""
-        name, now = process.config.name, time.time()
-        delay = delay_seconds(self.starts.get(name, []), now)
-        if not delay:
-            return "at once"
-        self.held[name] = now + delay
-        process.config.autorestart = False
-        return f"in {delay:.0f} to {delay + 5:.0f} s, because it ended soon after its latest starts"
+    def on_exit(self, event: Any) -> None:
+        """A program ended by itself."""
+        process = event.process
+        name, status = process.config.name, process.exitstatus
+        if name in TERMINAL and status == TERMINAL_STATUS:
+            say("critical", f"{name} ended for good (status {status}); the agent ends and must not be restarted")
+            note("error", f"agent exited with terminal exit code: {status}")
+            self.exit_status = TERMINAL_STATUS
+            self.options.mood = SupervisorStates.SHUTDOWN
+        elif self.options.mood >= SupervisorStates.RUNNING:
+            process.spawnerr = f"(pid {process.pid}) {'was killed' if status == -1 else f'ended with status {status}'}"
+            if status == UPDATE_STATUS and name in TERMINAL:
+                process.spawnerr += " (update), but upgrades come through the package manager"
+            if status == CRASH_STATUS:
+                note("error", f"{name} crashed; its last output:\n{last_lines(process.config.stdout_logfile)}")
+            process.change_state(ProcessStates.BACKOFF)
 
-    def on_fatal(self, event: Any) -> None:
-        """supervisord gave up: only when the program cannot even be spawned."""
-        say("error", f"{event.process.config.name} cannot be started: {event.process.spawnerr}; next try in a moment")
+    def on_backoff(self, event: Any) -> None:
+        """Our delay instead of supervisord's, for a program that ended as for one that could not be spawned."""
+        process = event.process
+        name = process.config.name
+        restraint = self.restraints.setdefault(name, Restraint())
+        delay = restraint.delay(time.monotonic() - self.started.get(name, 0.0))
+        process.delay = time.time() + delay
+        process.backoff = _ROLLBACK_MARGIN
+        level = "error" if process.exitstatus in (None, UPDATE_STATUS) else "warn"
+        why = process.spawnerr if process.exitstatus is not None else f"cannot be started: {process.spawnerr}"
+        say(level, f"{name} {why}; it is started again in {delay:.1f} s")
+
+    def on_stopped(self, event: Any) -> None:
+        """The operator stopped a program."""
+        self.restraints.pop(event.process.config.name, None)
+
+    def tick(self, now: float | None = None) -> None:
+        """Called in every turn of the loop: let the next delay that ends wake it."""
+        super().tick(now)
+        due = [process.delay for process in self.children() if process.get_state() == ProcessStates.BACKOFF]
+        if due:
+            signal.setitimer(signal.ITIMER_REAL, max(0.005, min(due) - time.time() + 0.001))
+
+    # -- the end of the service ------------------------------------------------------------------------------------
 
     def ordered_stop_groups_phase_1(self) -> None:
-        """Stop everything but the stores at once, then the stores; supervisord's own order goes one by one."""
-        services = [p for p in self.children() if p.config.name not in STORES]
-        running = [p for p in services if p.get_state() not in DOWN]
-        for process in running or self.children():
-            state = process.get_state()
-            if state in STOPPABLE:
+        """Stop one stage after another, the programs of a stage at once; supervisord's own way goes one by one."""
+        left = [process for process in self.children() if process.get_state() not in DOWN]
+        stage = max((process.config.priority // STAGE for process in left), default=0)
+        for process in left:
+            if process.get_state() == ProcessStates.BACKOFF:
+                process.give_up()  # it does not run
+            elif process.config.priority // STAGE == stage and process.get_state() in STOPPABLE:
                 process.stop()
-            elif state == ProcessStates.BACKOFF:
-                process.give_up()
 
     def ordered_stop_groups_phase_2(self) -> None:
         """All of it is done in phase 1."""
 
+    # -- while it runs ---------------------------------------------------------------------------------------------
+
     def on_tick(self, event: Any) -> None:
-        """Judge heartbeats, and try again what could not be spawned."""
+        """Judge heartbeats."""
         now = time.time()
         for process in self.children():
-            state = process.get_state()
             if self.options.mood != SupervisorStates.RUNNING:
                 return
-            if state == ProcessStates.FATAL:
-                process.spawn()
-            elif now >= self.held.get(process.config.name, now + 1):
-                del self.held[process.config.name]
-                process.config.autorestart = RestartUnconditionally
-            elif state == ProcessStates.RUNNING and now - process.laststart > BEAT_LIMIT_SECONDS:
+            if process.get_state() == ProcessStates.RUNNING and now - process.laststart > BEAT_LIMIT_SECONDS:
                 self._judge(process)
 
     def _judge(self, process: Any) -> None:
@@ -153,13 +178,25 @@ class Tree(Supervisor):  # type: ignore[misc]
             say("error", f"{name} (pid {process.pid}) gave no heartbeat for {silent:.0f} s; it is started again")
             os.kill(process.pid, signal.SIGABRT)
 
+    def dump_stacks(self, *_: object) -> None:
+        """SIGUSR1: each of our programs writes its stacks into the log and goes on (spec 01 §5)."""
+        for process in self.children():
+            if process.pid and process.config.name not in STORES:
+                process.signal(signal.SIGUSR1)
+
 
 def supervise(config_path: str) -> int:
     """Run the programs of `config_path` until a signal or a terminal exit; returns the exit status."""
-    options = ServerOptions()
+    # What supervisord cannot write (a full disk) must not fill our stderr with tracebacks: we have the same output.
+    loggers.Handler.handleError = lambda self: None
+    nursery.preload()
+    options = nursery.Options()
     options.realize(["-c", config_path, "-n"])
     options.first = True
     options.test = False
+    if os.environ.get("ECS_TREE_LOCAL") != "true":
+        groups = options.process_group_configs
+        options.process_group_configs = [group for group in groups if group.name != "local"]
     tree = Tree(options)
     try:
         tree.main()

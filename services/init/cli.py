@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from common.version import COMMIT, VERSION
-from services.init import environment, launch, state
+from services.init import gpu, host, launch, predecessor, state
 from services.init.errors import NetfilterError, NotPossibleHere, RouteError, SysctlError
 from services.init.initlog import open_log
 from services.init.manager import Manager, Settings, read_switches, remove, unrecorded
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.info(action)
     try:
         _VERBS[action][0](os.environ)
-    except (Failed, NetfilterError, OSError) as error:
+    except (Failed, gpu.GpuError, NetfilterError, OSError) as error:
         log.error("%s", error)
         return FAILED
     return 0
@@ -82,8 +82,14 @@ def _usage(program: str) -> str:
 
 
 def pre_start(environ: Mapping[str, str]) -> None:
-    """Make directories, rules, kernel settings and route, unless the running manager has them in its care."""
+    """Find the GPUs, make directories, and see to rules, kernel settings and route as far as that is possible now.
+
+    Only a host without iptables, or without the right to use it, fails here: the process `init` has the rules in its
+    care and goes on trying, and running tasks must get their credentials meanwhile (spec 09 §15 N11, case 20).
+    """
     log = open_log()
+    if launch.wants_gpus():
+        gpu.set_up(log)
     merged = launch.environment_of(environ)[0]
     _make_directories(merged)
     directory = Path(merged["ECS_RUN_DIR"])
@@ -96,9 +102,12 @@ def pre_start(environ: Mapping[str, str]) -> None:
             manager.start()
         except NotPossibleHere as error:
             raise Failed(f"{_RULES}: {error}") from error
+        except NetfilterError as error:
+            log.error("%s: %s; the service tries again", _RULES, error)
+            return
         outcome = manager.converge()
     for failure in outcome.errors:
-        raise Failed(f"{_STEP.get(type(failure), _RULES)}: {failure}")
+        log.error("%s: %s; the service tries again", _STEP.get(type(failure), _RULES), failure)
 
 
 def _make_directories(merged: Mapping[str, str]) -> None:
@@ -114,7 +123,7 @@ def _make_directories(merged: Mapping[str, str]) -> None:
 def post_stop(environ: Mapping[str, str]) -> None:
     """Undo what the record says, or without a record everything that could be ours (spec 09 §15 N9)."""
     log = open_log()
-    directory = Path(environ.get("ECS_RUN_DIR") or environment.RUN_DIRECTORY)
+    directory = launch.run_directory(environ)
     deadline = time.monotonic() + _LOCK_SECONDS
     while True:
         with state.exclusive(directory) as alone:
@@ -144,12 +153,21 @@ def start(environ: Mapping[str, str]) -> None:
     merged, notes = launch.environment_of(environ)
     for note in notes:
         log.warning(note)
-    launch.become_agent(merged)
+    try:
+        predecessor.remove_agent_container(host.docker_socket(environ.get("DOCKER_HOST", "")), log)
+    except predecessor.DockerAway as error:
+        log.info("Docker does not answer yet (%s); the service waits for it", error)
+    except OSError as error:
+        raise Failed(f"could not remove existing Agent container: {error}") from error
+    try:
+        launch.become_agent(merged)
+    except OSError as error:
+        raise Failed(f"could not start Agent: {error}; install the package again") from error
 
 
 def stop(environ: Mapping[str, str]) -> None:
     """Ask the started agent to end and wait for it; success when none runs."""
-    directory = Path(environ.get("ECS_RUN_DIR") or environment.RUN_DIRECTORY)
+    directory = launch.run_directory(environ)
     try:
         found = launch.stop_agent(directory)
     except (OSError, TimeoutError) as error:
@@ -167,6 +185,9 @@ def reload_cache(environ: Mapping[str, str]) -> None:
 
 def version(environ: Mapping[str, str]) -> None:
     """The version line."""
+    if not VERSION or not COMMIT:
+        open_log().error("failed print version info, err: Version info not set")
+        return
     print(f"ecs-init version {VERSION} ({COMMIT})")
 
 

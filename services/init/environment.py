@@ -11,30 +11,35 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
+from common.config.declarations import installed_defaults
+
 INSTANCE_FILE = "/var/lib/ecs/ecs.config"
 USER_FILE = "/etc/ecs/ecs.config"
 RUN_DIRECTORY = "/run/ecs-init"
 GPU = "ECS_ENABLE_GPU_SUPPORT"
 
 DEFAULTS: dict[str, str] = {  # spec 09 §8.3, column "for host processes"
-    "ECS_LOGFILE": "/var/log/ecs/ecs-agent.log",
-    "ECS_DATADIR": "/var/lib/ecs/data",
-    "ECS_AGENT_CONFIG_FILE_PATH": "/etc/ecs/ecs.config.json",
-    "ECS_AVAILABLE_LOGGING_DRIVERS": '["json-file","syslog","awslogs","fluentd","none"]',
-    "ECS_ENABLE_TASK_IAM_ROLE": "true",
-    "ECS_ENABLE_TASK_IAM_ROLE_NETWORK_HOST": "true",
-    "ECS_EBSTA_SUPPORTED": "true",
-    "ECS_VOLUME_PLUGIN_CAPABILITIES": '["efsAuth"]',
-    "ECS_ENABLE_TASK_ENI": "true",
-    "ECS_ENABLE_AWSLOGS_EXECUTIONROLE_OVERRIDE": "true",
-    "ECS_RUN_DIR": RUN_DIRECTORY,
+    **installed_defaults(),
+    "ECS_AUDIT_LOGFILE": "/var/log/ecs/audit.log",
 }
+SWITCHES = (  # what only ecs-init reads: as systemd reads the files, not literally (spec 09 §4.1)
+    "ECS_SKIP_LOCALHOST_TRAFFIC_FILTER", "ECS_ALLOW_OFFHOST_INTROSPECTION_ACCESS",
+)  # fmt: skip
 WITHOUT_EFFECT = (  # settings of the agent container, which this edition does not have (spec 09 §16.4)
     "ECS_AGENT_LABELS", "ECS_AGENT_RUN_PRIVILEGED", "ECS_AGENT_PID_NAMESPACE_HOST", "ECS_LOG_OPTS",
     "ECS_INIT_DOCKER_LOG_FILE_SIZE", "ECS_INIT_DOCKER_LOG_FILE_NUM",
 )  # fmt: skip
-_CONTAINER_PATHS = {"/log": "/var/log/ecs", "/data": "/var/lib/ecs/data"}  # spec 09 §8.4
-_PATH_OPTIONS = ("ECS_LOGFILE", "ECS_AUDIT_LOGFILE", "ECS_DATADIR")
+_CONTAINER_PATHS = {  # spec 09 §8.4
+    "/log": "/var/log/ecs",
+    "/data": "/var/lib/ecs/data",
+    "/host/proc": "/proc",
+    "/host/sbin": "/sbin",
+    "/managed-agents": "/var/lib/ecs/deps",
+    "/rotatingcreds": "/root/.aws",
+}
+_PATH_OPTIONS = (
+    "ECS_LOGFILE", "ECS_AUDIT_LOGFILE", "ECS_DATADIR", "ECS_AGENT_CONFIG_FILE_PATH", "AWS_SHARED_CREDENTIALS_FILE",
+)  # fmt: skip
 _FETCHER_SOCKET = "/var/credentials-fetcher/socket/credentials_fetcher.sock"
 
 
@@ -44,6 +49,7 @@ class Host(Struct, frozen=True):
     os_release: str = ""
     ebs_directory: bool = False
     gpu_devices: bool = False
+    domain_joined: bool = False
 
 
 def parse(text: str) -> dict[str, str]:
@@ -75,34 +81,54 @@ def merge(instance: str, user: str, gpu_devices: bool) -> dict[str, str]:
     return {**values, **parse(user)}
 
 
+def unquoted(value: str) -> str:
+    """The value less one pair of surrounding quotes, which systemd would have taken off."""
+    return value[1:-1] if len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'" else value
+
+
+def as_systemd(name: str, environ: Mapping[str, str], files: Mapping[str, str]) -> str:
+    """A setting that only ecs-init reads: the environment's, or where that lacks it the files', less the quotes."""
+    return environ[name] if name in environ else unquoted(files.get(name, ""))
+
+
 def build(environ: Mapping[str, str], instance: str, user: str, host: Host) -> tuple[dict[str, str], list[str]]:
     """The environment of the service, and what the operator should be told about the settings."""
     files = {name: value for name, value in merge(instance, user, host.gpu_devices).items() if name.isidentifier()}
-    fetcher = environ.get("CREDENTIALS_FETCHER_HOST", "")
+    fetcher = as_systemd("CREDENTIALS_FETCHER_HOST", environ, files)
     result = {
         **DEFAULTS,
         "ECS_DETAILED_OS_FAMILY": os_family(host.os_release),
+        **({"ECS_DOMAIN_JOINED_LINUX_INSTANCE": "true"} if host.domain_joined else {}),
         **environ,
         "CREDENTIALS_FETCHER_HOST_DIR": (
             fetcher.removeprefix("unix://") if fetcher.startswith("unix://") else _FETCHER_SOCKET
         ),
         **files,
     }
+    result |= {name: as_systemd(name, environ, files) for name in SWITCHES if name in environ or name in files}
+    notes = _forced(result, environ, files, host)
+    for name in _PATH_OPTIONS:
+        if name in result:
+            result[name] = host_path(result[name])
+    return result, notes
+
+
+def _forced(result: dict[str, str], environ: Mapping[str, str], files: Mapping[str, str], host: Host) -> list[str]:
+    """Settings that no file can change here (layer 6 of spec 09 §8.3); returns what to tell the operator."""
     notes: list[str] = []
     if result.get("ECS_UPDATES_ENABLED", "false").lower() not in ("false", ""):
         notes.append("ECS_UPDATES_ENABLED has no effect: this agent is upgraded through the package manager")
     result["ECS_UPDATES_ENABLED"] = "false"
-    if environ.get("ECS_EXTERNAL") == "true" or files.get("ECS_EXTERNAL") == "true":
+    if as_systemd("ECS_EXTERNAL", environ, files) == "true":
         result["ECS_ENABLE_TASK_ENI"] = "false"
+        if not result.get("AWS_DEFAULT_REGION"):
+            notes.append("ECS_EXTERNAL is true and AWS_DEFAULT_REGION is empty: set it to the region of the cluster")
     if not host.ebs_directory:
         result["ECS_EBSTA_SUPPORTED"] = "false"
-    for name in _PATH_OPTIONS:
-        if name in result:
-            result[name] = host_path(result[name])
     without = [name for name in WITHOUT_EFFECT if result.get(name)]
     if without:
         notes.append(f"without effect, since there is no agent container: {', '.join(without)}")
-    return result, notes
+    return notes
 
 
 def host_path(path: str) -> str:

@@ -72,16 +72,24 @@ def docker_bridge(path: str, timeout: float = 1.0) -> str | None:
     Raises OSError when Docker does not answer properly within `timeout` seconds per read.
     """
     query = urllib.parse.quote(json.dumps({"driver": ["bridge"]}))
+    status, body = docker_request(path, "GET", f"/networks?filters={query}", timeout)
+    if status != 200:
+        raise OSError(f"Docker answered {status} to the listing of its networks")
+    try:
+        return default_bridge(json.loads(body))
+    except ValueError as error:
+        raise OSError(f"Docker gave no usable listing of its networks: {error}") from error
+
+
+def docker_request(path: str, method: str, target: str, timeout: float) -> tuple[int, bytes]:
+    """One request without a body: status and answer. Raises OSError when Docker does not answer properly."""
     connection = _UnixConnection(path, timeout)
     try:
-        connection.request("GET", f"/networks?filters={query}")
+        connection.request(method, target)
         answer = connection.getresponse()
-        body = answer.read(_ANSWER_LIMIT)
-        if answer.status != 200:
-            raise OSError(f"Docker answered {answer.status} to the listing of its networks")
-        return default_bridge(json.loads(body))
-    except (http.client.HTTPException, ValueError) as error:
-        raise OSError(f"Docker gave no usable listing of its networks: {error}") from error
+        return answer.status, answer.read(_ANSWER_LIMIT)
+    except http.client.HTTPException as error:
+        raise OSError(f"Docker gave no usable answer to {method} {target.partition('?')[0]}: {error}") from error
     finally:
         connection.close()
 

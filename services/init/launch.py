@@ -5,36 +5,60 @@ The pid file names a process by pid and start time, so that a recycled pid is ne
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import select
-import shutil
 import signal
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from services.init import environment
+from common.tree.run import INIT_LOG, interpreter_flags
+from services.init import command, environment, gpu, initlog
 
 EBS_DIRECTORY = "/mnt/ecs/ebs"
 OS_RELEASE = "/etc/os-release"
 PID_FILE = "start.pid"
-AGENT = "ecs-agent"
-STOP_SECONDS = 85.0  # below the unit's TimeoutStopSec of 90 s, above the 64 s that the tree may take
-_GPU_CHECKS, _GPU_PAUSE_SECONDS = 11, 3.0
+AGENT_MODULE = "common.tree.cli"
+STOP_SECONDS = 85.0  # below the unit's TimeoutStopSec of 90 s, above the 56 s that the tree may take
+_REALM_SECONDS = 10.0
 
 
 def environment_of(environ: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
     """The environment of the service from this environment and the configuration files, and notes for the operator."""
     instance, user = _read(environment.INSTANCE_FILE), _read(environment.USER_FILE)
+    files = environment.merge(instance, user, True)
     found = environment.Host(
         os_release=_read(OS_RELEASE),
         ebs_directory=os.path.isdir(EBS_DIRECTORY),
-        gpu_devices=environment.parse(instance).get(environment.GPU) == "true" and _wait_for_gpu(),
+        gpu_devices=gpu.present(),
+        domain_joined=environment.as_systemd("ECS_GMSA_SUPPORTED", environ, files) == "true" and _domain_joined(),
     )
     return environment.build(environ, instance, user, found)
+
+
+def wants_gpus() -> bool:
+    """Whether the files ask for GPU support; an instance file that does waits for the driver (spec 09 §4.2, §10)."""
+    instance, user = _read(environment.INSTANCE_FILE), _read(environment.USER_FILE)
+    late = environment.parse(instance).get(environment.GPU) == "true"
+    return environment.merge(instance, user, late and gpu.present(wait=True)).get(environment.GPU) == "true"
+
+
+def run_directory(environ: Mapping[str, str]) -> Path:
+    """Where the running service keeps its pid, rules and sockets."""
+    files = environment.merge(_read(environment.INSTANCE_FILE), _read(environment.USER_FILE), False)
+    return Path(files.get("ECS_RUN_DIR") or environ.get("ECS_RUN_DIR") or environment.RUN_DIRECTORY)
+
+
+def _domain_joined() -> bool:
+    """Whether `realm list` names a realm (spec 09 §12.2); a tool that is missing or hangs means no."""
+    realm = command.find("realm")
+    if realm is None:
+        return False
+    try:
+        return "realm-name" in command.run((realm, "list"), _REALM_SECONDS).out
+    except command.CommandFailed:
+        return False
 
 
 def _read(path: str) -> str:
@@ -45,26 +69,13 @@ def _read(path: str) -> str:
         return ""
 
 
-def _wait_for_gpu() -> bool:
-    """NVIDIA's device files appear late at boot: look eleven times, 3 s apart (spec 09 §4.2)."""
-    for check in range(_GPU_CHECKS):
-        if check:
-            time.sleep(_GPU_PAUSE_SECONDS)
-        if glob.glob("/dev/nvidia*"):
-            return True
-    return False
-
-
 def become_agent(values: Mapping[str, str]) -> None:
-    """exec `ecs-agent`, which stands beside this interpreter. Raises OSError when it is not there."""
-    beside = os.path.join(os.path.dirname(sys.executable), AGENT)
-    path = beside if os.access(beside, os.X_OK) else shutil.which(AGENT)
-    if path is None:
-        raise FileNotFoundError(f"could not start Agent: {beside} is not there: install the package again")
+    """exec the agent's tree with this interpreter and its flags, so that its status is ours. Raises OSError."""
     directory = Path(values["ECS_RUN_DIR"])
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     _write_pid(directory / PID_FILE)
-    os.execve(path, [path], dict(values))
+    argv = [sys.executable, *interpreter_flags().split(), "-m", AGENT_MODULE]
+    os.execve(sys.executable, argv, {**values, INIT_LOG: str(initlog.FILE)})
 
 
 def _write_pid(path: Path) -> None:

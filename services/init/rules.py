@@ -72,12 +72,8 @@ class HostFacts(Struct, frozen=True):
 
 
 def go_boolean(text: str) -> tuple[bool, bool]:
-    """(value, whether the text is one of Go's boolean literals); everything else is False (spec 09 §4.1).
-
-    One pair of surrounding quotes is taken off first, since a value read literally from ecs.config still has them.
-    """
-    bare = text[1:-1] if len(text) >= 2 and text[0] == text[-1] and text[0] in "\"'" else text
-    return bare in _GO_TRUE, bare in _GO_TRUE or bare in _GO_FALSE
+    """(value, whether the text is one of Go's boolean literals); everything else is False (spec 09 §4.1)."""
+    return text in _GO_TRUE, text in _GO_TRUE or text in _GO_FALSE
 
 
 def credentials_prerouting() -> Rule:

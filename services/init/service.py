@@ -16,12 +16,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import gevent
+
 from common.backoff import Backoff
 from common.process import Context
+from common.tree.run import INIT_LOG
 from services.init import command, host, netlink, state, xtables
 from services.init.errors import NetfilterError, NotPossibleHere
+from services.init.initlog import take_over
 from services.init.manager import Manager, Outcome, Settings, read_switches
 from services.init.netfilter import Netfilter
+from services.init.predecessor import wait_and_remove
 
 LOOK_SECONDS = 2.0
 LISTING_LOOK_SECONDS = 3.0
@@ -32,6 +37,12 @@ DOCKER_REPEAT_SECONDS = 300.0
 def serve(context: Context) -> int:
     """Run until the context is stopping; the exit status is 0 even if a rule could not be removed (N8)."""
     command.prepare()
+    parent = os.getppid()
+    launched = os.environ.get(INIT_LOG)
+    if launched:
+        take_over(launched, os.environ.get("ECS_LOGLEVEL", ""))
+        docker = host.docker_socket(os.environ.get("DOCKER_HOST", ""))
+        gevent.spawn(wait_and_remove, docker, context.log, lambda seconds: bool(context.stopping.wait(seconds)))
     directory = Path(context.run_dir)
     local = bool(context.config["ECS_LOCAL_CONTROL_PLANE"])
     settings = Settings(directory, local, read_switches(os.environ, context.log))
@@ -39,7 +50,7 @@ def serve(context: Context) -> int:
     while not context.stopping.is_set():
         with state.exclusive(directory) as alone:
             if alone:
-                Service(context, Manager(settings, context.log)).run()
+                Service(context, Manager(settings, context.log), parent).run()
                 return 0
         if not told:
             context.not_ready(f"another process manages the rules (it holds {directory / state.LOCK_NAME})")
@@ -87,9 +98,10 @@ class BridgeWatch:
 class Service:
     """One incarnation of the netfilter manager under the process skeleton."""
 
-    def __init__(self, context: Context, manager: Manager, netfilter: Netfilter | None = None) -> None:
+    def __init__(self, context: Context, manager: Manager, parent: int, netfilter: Netfilter | None = None) -> None:
         self._context = context
         self._manager = manager
+        self._parent = parent
         self._netfilter = netfilter or Netfilter()
         self._bridges = BridgeWatch(host.docker_socket(os.environ.get("DOCKER_HOST", "")))
         self._local = bool(context.config["ECS_LOCAL_CONTROL_PLANE"])
@@ -193,9 +205,17 @@ class Service:
         return f"{self.repairs} repairs" if self.repairs else ""
 
     def _leave(self) -> None:
-        """Take the rules away, in local mode only ours (N8)."""
+        """Take the rules away, in local mode only ours (N8).
+
+        The kernel sends SIGTERM as well when the supervisor was killed. Nobody ordered a stop then: tasks run on and
+        need their credentials, so the rules stay until the next start or `post-stop`. In local mode nobody would come
+        to remove them, and the machine must be as it was.
+        """
         self._context.not_ready("stopping")
         if self._manager.state is None:
+            return
+        if os.getppid() != self._parent and not self._local:
+            self._context.log.warning("netfilter: the supervisor is gone; the rules stay for the running tasks")
             return
         errors = self._manager.remove()
         for error in errors:

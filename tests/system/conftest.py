@@ -118,11 +118,11 @@ class Agent:
         assert self.process
         found = {}
         for child in psutil.Process(self.process.pid).children():
-            words = child.cmdline()
-            if "redis-server" in words[0]:
-                found["secrets" if any("secrets.sock" in w for w in words) else "redis"] = child
-            elif "-m" in words:
-                found[words[words.index("-m") + 1].rsplit(".", 1)[-1]] = child
+            title = " ".join(child.cmdline())
+            if "redis-server" in title:
+                found["secrets" if "secrets.sock" in title else "redis"] = child
+            elif title.startswith("ecs-agent: "):
+                found[title.removeprefix("ecs-agent: ").strip()] = child
         return found
 
     def run(self, *containers: dict[str, Any], count: int = 1, family: str = "test", **definition: Any) -> list[str]:

@@ -7,15 +7,33 @@ machine must have it.
 
 from __future__ import annotations
 
+import http.server
+import json
 import os
 import secrets
+import socketserver
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+ANSWER = """
+import socket, sys
+server = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+print("listening", flush=True)
+while True:
+    client, _ = server.accept()
+    client.sendall(b"hello")
+    client.close()
+"""
+ASK = """
+import socket, sys
+client = socket.create_connection((sys.argv[1], int(sys.argv[2])), float(sys.argv[3]))
+print(client.recv(16).decode())
+"""
 _OWN_DIRECTORIES = "for path in /var/log /mnt /run; do mount -t tmpfs none $path || exit 99; done;"
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -127,6 +145,17 @@ class Init:
             env=self.environment(**extra),
         )
 
+    def spawn_verb(self, verb: str, log_directory: Path, **extra: str) -> subprocess.Popen[bytes]:
+        """Start `ecs-init VERB` the same way, with /var/log/ecs in a directory of the test's; the pid is the verb's."""
+        script = (
+            f"{_OWN_DIRECTORIES} mkdir -p /var/log/ecs && mount --bind {log_directory} /var/log/ecs && "
+            f'exec "$0" -m services.init.cli {verb}'
+        )
+        with open(self.run_dir / f"{verb}.out", "ab") as out:
+            return self.host.spawn(
+                "sh", "-c", script, sys.executable, env=self.environment(**extra), stdout=out, stderr=out, cwd="/"
+            )
+
     def log(self) -> str:
         """What it has written so far."""
         path = self.run_dir / "init.out"
@@ -163,3 +192,60 @@ def host(make_host: Callable[[], Namespace]) -> Namespace:
 def init(host: Namespace, run_dir: Path) -> Init:
     """The process `init` on that host, not started."""
     return Init(host, run_dir)
+
+
+def ask(host, address: str, port: int, seconds: float = 3.0) -> str:
+    """Connect from a host; what the server says, empty when nobody does."""
+    return host.run(sys.executable, "-c", ASK, address, str(port), str(seconds), check=False).stdout.strip()
+
+
+def answer(host, port: int) -> None:
+    """Start a server on 127.0.0.1 of a host."""
+    server = host.spawn(sys.executable, "-c", ANSWER, str(port), stdout=-1)
+    assert server.stdout.readline() == b"listening\n"
+
+
+class _Networks(http.server.BaseHTTPRequestHandler):
+    bridge = "docker0"
+
+    def address_string(self) -> str:
+        return "unix"
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+    def do_GET(self) -> None:
+        options = {"com.docker.network.bridge.default_bridge": "true", "com.docker.network.bridge.name": self.bridge}
+        body = json.dumps([{"Name": "other", "Options": {}}, {"Name": "bridge", "Options": options}]).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def name_bridge(run_dir: Path) -> Iterator[Callable[[], None]]:
+    """Call it, and a Docker answers on the socket that `Init` is told; its default bridge is docker0."""
+    servers: list[socketserver.ThreadingUnixStreamServer] = []
+
+    def start() -> None:
+        servers.append(socketserver.ThreadingUnixStreamServer(str(run_dir / "no-docker.sock"), _Networks))
+        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def linked(host, make_host):
+    """A client beside the host: 10.99.0.1 is the host, 10.99.0.2 the client, which routes everything to the host."""
+    client = make_host()
+    host.run("ip", "link", "add", "veth0", "type", "veth", "peer", "name", "eth0", "netns", client.name)
+    host.run("ip", "addr", "add", "10.99.0.1/24", "dev", "veth0")
+    host.run("ip", "link", "set", "veth0", "up")
+    client.run("ip", "addr", "add", "10.99.0.2/24", "dev", "eth0")
+    client.run("ip", "link", "set", "eth0", "up")
+    client.run("ip", "route", "add", "default", "via", "10.99.0.1")
+    return client

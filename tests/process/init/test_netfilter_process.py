@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import http.server
-import json
-import os
-import shutil
-import socketserver
 import sys
-import threading
 import time
-from pathlib import Path
 
 import pytest
+
+from tests.process.init.conftest import answer, ask
 
 R1 = "-A PREROUTING -d 169.254.170.2/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination 127.0.0.1:51679"
 R2 = "-A INPUT ! -s 127.0.0.0/8 -d 127.0.0.0/8 -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP"
@@ -21,20 +16,6 @@ R4 = "-A INPUT -i docker0 -p tcp -m tcp --dport 51678 -j ACCEPT"
 R5 = "-A OUTPUT -d 169.254.170.2/32 -p tcp -m tcp --dport 80 -j REDIRECT --to-ports 51679"
 ALL = {R1, R2, R3, R5, f"v6 {R3}"}  # R4 follows when Docker names its bridge
 ROUTE_LOCALNET = "net/ipv4/conf/all/route_localnet"
-ANSWER = """
-import socket, sys
-server = socket.create_server(("127.0.0.1", int(sys.argv[1])))
-print("listening", flush=True)
-while True:
-    client, _ = server.accept()
-    client.sendall(b"hello")
-    client.close()
-"""
-ASK = """
-import socket, sys
-client = socket.create_connection((sys.argv[1], int(sys.argv[2])), float(sys.argv[3]))
-print(client.recv(16).decode())
-"""
 
 
 @pytest.fixture
@@ -48,17 +29,6 @@ def running(init, eventually):
         return init
 
     return start
-
-
-def ask(host, address: str, port: int, seconds: float = 3.0) -> str:
-    """Connect from a host; what the server says, empty when nobody does."""
-    return host.run(sys.executable, "-c", ASK, address, str(port), str(seconds), check=False).stdout.strip()
-
-
-def answer(host, port: int) -> None:
-    """Start a server on 127.0.0.1 of a host."""
-    server = host.spawn(sys.executable, "-c", ANSWER, str(port), stdout=-1)
-    assert server.stdout.readline() == b"listening\n"
 
 
 def test_every_rule_appears_exactly_once_with_the_reference_s_text(running, host):
@@ -87,25 +57,6 @@ def test_what_a_firewall_reload_flushes_is_back_within_five_seconds(running, hos
     eventually(lambda: set(host.rules()) == ALL and host.setting(ROUTE_LOCALNET) == "1", seconds=5)
     assert sorted(host.rules()) == sorted(ALL)
     eventually(lambda: init.log().count("put back") == 1)
-
-
-@pytest.mark.skipif(not shutil.which("iptables-legacy-save"), reason="the legacy back end is not installed")
-def test_the_legacy_back_end_is_watched_as_closely(init, host, eventually, tmp_path):
-    """It has no generation number; the hash of its tables notices a flush and even a replaced rule."""
-    for name in ("iptables", "iptables-save", "ip6tables", "ip6tables-save"):
-        (tmp_path / name).symlink_to(shutil.which(name.replace("tables", "tables-legacy")))
-    init.start(PATH=f"{tmp_path}:{os.environ['PATH']}")
-
-    def rules() -> set[str]:
-        return {rule for rule in host.run("iptables-legacy-save").stdout.splitlines() if rule.startswith("-A")}
-
-    eventually(lambda: "init is ready" in init.log(), seconds=15)
-    assert rules() == {R1, R2, R3, R5}
-    host.run("iptables-legacy", "-t", "nat", "-F")
-    host.run("iptables-legacy", "-R", "INPUT", "1", "-p", "udp", "-j", "DROP")
-    eventually(lambda: {R1, R2, R3, R5} <= rules(), seconds=5)
-    assert init.terminate() == 0
-    assert rules() == {"-A INPUT -p udp -j DROP"}
 
 
 def test_a_rule_inserted_before_ours_that_makes_them_useless_does_not_stay_there(running, host, eventually):
@@ -205,51 +156,13 @@ def test_without_net_admin_one_sentence_says_so_and_the_process_goes_on(init, ho
     assert host.rules() == []
 
 
-class _Networks(http.server.BaseHTTPRequestHandler):
-    bridge = "docker0"
-
-    def address_string(self) -> str:
-        return "unix"
-
-    def log_message(self, *_: object) -> None:
-        """Quiet."""
-
-    def do_GET(self) -> None:
-        options = {"com.docker.network.bridge.default_bridge": "true", "com.docker.network.bridge.name": self.bridge}
-        body = json.dumps([{"Name": "other", "Options": {}}, {"Name": "bridge", "Options": options}]).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-
-def test_r4_follows_when_docker_comes_late(running, host, eventually, run_dir):
+def test_r4_follows_when_docker_comes_late(running, host, eventually, name_bridge):
     """N5: rules and readiness do not wait for Docker; once it names its bridge, R4 is above R3 in both families."""
     init = running()
-    path = Path(run_dir / "no-docker.sock")
-    server = socketserver.ThreadingUnixStreamServer(str(path), _Networks)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        eventually(lambda: set(host.rules()) == ALL | {R4, f"v6 {R4}"}, seconds=10)
-    finally:
-        server.shutdown()
-        server.server_close()
+    name_bridge()
+    eventually(lambda: set(host.rules()) == ALL | {R4, f"v6 {R4}"}, seconds=10)
     assert [rule for rule in host.rules() if rule.startswith("-A INPUT")] == [R4, R3, R2]
     assert "put back" not in init.log()
-
-
-@pytest.fixture
-def linked(host, make_host):
-    """A client beside the host: 10.99.0.1 is the host, 10.99.0.2 the client, which routes everything to the host."""
-    client = make_host()
-    host.run("ip", "link", "add", "veth0", "type", "veth", "peer", "name", "eth0", "netns", client.name)
-    host.run("ip", "addr", "add", "10.99.0.1/24", "dev", "veth0")
-    host.run("ip", "link", "set", "veth0", "up")
-    client.run("ip", "addr", "add", "10.99.0.2/24", "dev", "eth0")
-    client.run("ip", "link", "set", "eth0", "up")
-    client.run("ip", "route", "add", "default", "via", "10.99.0.1")
-    return client
 
 
 def test_containers_and_host_processes_reach_the_endpoint(running, host, linked):

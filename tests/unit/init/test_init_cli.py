@@ -11,8 +11,12 @@ import time
 
 import pytest
 
-from services.init import cli, initlog, launch
+from services.init import cli, command, environment, gpu, initlog, launch
 from services.init.errors import NetfilterError
+from services.init.manager import Manager
+from services.init.netfilter import Netfilter
+
+command.prepare()  # the suite runs under gevent
 
 
 @pytest.fixture(autouse=True)
@@ -88,30 +92,31 @@ def test_a_failure_is_logged_and_ends_with_255(monkeypatch, tmp_path, capsys):
     assert line in capsys.readouterr().err
 
 
-def test_a_start_without_the_agent_s_program_says_what_to_do(monkeypatch, tmp_path):
-    """255, so that systemd tries again."""
+def test_a_start_that_cannot_begin_says_why(monkeypatch, tmp_path):
+    """255, so that systemd tries again (§1.1)."""
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/docker.sock")
     assert cli.main(["start"]) == 255
-    assert "could not start Agent" in (tmp_path / "ecs-init.log").read_text()
+    text = (tmp_path / "ecs-init.log").read_text()
+    assert 'msg="could not start Agent: ' in text and "Docker does not answer yet" in text
 
 
 def test_start_becomes_the_agent_and_stop_ends_it(tmp_path):
     """exec: the pid stays, so systemd's main process is the tree; its status is the agent's (5 is not restarted)."""
-    agent = tmp_path / "ecs-agent"
-    agent.write_text(
-        f"#!{sys.executable}\nimport os, signal, sys\n"
+    (tmp_path / "fake_agent.py").write_text(
+        "import os, signal, sys\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(5))\n"
-        f"open({str(tmp_path / 'up')!r}, 'w').write(os.environ['ECS_UPDATES_ENABLED'])\nsignal.pause()\n"
+        "text = ' '.join((os.environ['ECS_UPDATES_ENABLED'], os.environ['ECS_TREE_INIT_LOG']))\n"
+        f"open({str(tmp_path / 'up')!r}, 'w').write(text)\nsignal.pause()\n"
     )
-    agent.chmod(0o755)
     code = (
-        f"import sys; sys.executable = {str(tmp_path / 'python')!r}\n"
-        "from services.init import initlog\n"
+        "from services.init import initlog, launch\n"
+        "launch.AGENT_MODULE = 'fake_agent'\n"
         f"initlog.FILE = {str(tmp_path / 'log')!r}\n"
-        "from services.init.cli import main; sys.exit(main(['start']))"
+        "import sys; from services.init.cli import main; sys.exit(main(['start']))"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=os.getcwd())
+    environment = {**os.environ, "PYTHONPATH": f"{os.getcwd()}:{tmp_path}", "DOCKER_HOST": f"unix://{tmp_path}/none"}
+    process = subprocess.Popen([sys.executable, "-c", code], env=environment)
     try:
         end = time.monotonic() + 10
         while not (tmp_path / "up").exists() and time.monotonic() < end:
@@ -122,7 +127,7 @@ def test_start_becomes_the_agent_and_stop_ends_it(tmp_path):
         time.sleep(0.1)  # the agent writes the file before it pauses
         assert cli.main(["stop"]) == 0
         assert process.wait(5) == 5
-        assert (tmp_path / "up").read_text() == "false"
+        assert (tmp_path / "up").read_text() == f"false {tmp_path / 'log'}"
     finally:
         process.kill()
 
@@ -133,3 +138,60 @@ def test_stop_never_signals_a_process_that_took_the_number(tmp_path):
     directory.mkdir()
     (directory / launch.PID_FILE).write_text(json.dumps({"pid": os.getpid(), "started": 1}))
     assert launch.stop_agent(directory) is False
+
+
+def test_a_host_without_iptables_is_told_at_pre_start(monkeypatch, tmp_path):
+    """N11: 255, and systemd tries again after 10 s; nothing but directories was made."""
+    monkeypatch.setattr(cli, "_DIRECTORIES", (str(tmp_path / "a"),))
+    monkeypatch.setattr(launch, "EBS_DIRECTORY", str(tmp_path / "ebs"))
+    monkeypatch.setenv("ECS_DATADIR", str(tmp_path / "data"))
+    nothing = Netfilter(find=lambda name: None)
+    monkeypatch.setattr(cli, "Manager", lambda settings, log: Manager(settings, log, nothing))
+    assert cli.main(["pre-start"]) == 255
+    text = (tmp_path / "ecs-init.log").read_text()
+    assert "could not create route to the credentials proxy: iptables is not installed" in text
+    assert (tmp_path / "ebs").is_dir() and (tmp_path / "data").is_dir()
+
+
+def test_a_gpu_set_up_that_fails_stops_pre_start(monkeypatch, tmp_path):
+    """§3.1 step 1, before anything else."""
+
+    def fail(log):
+        raise gpu.GpuError("Nvidia GPU Manager: setup failed: error initializing GPU devices")
+
+    monkeypatch.setattr(launch, "wants_gpus", lambda: True)
+    monkeypatch.setattr(gpu, "set_up", fail)
+    monkeypatch.setattr(cli, "_make_directories", lambda merged: pytest.fail("went on"))
+    assert cli.main(["pre-start"]) == 255
+    assert "Nvidia GPU Manager: setup failed: error initializing GPU devices" in (tmp_path / "ecs-init.log").read_text()
+
+
+@pytest.mark.parametrize(("instance", "user", "devices", "wants"), [
+    ("ECS_ENABLE_GPU_SUPPORT=true", "", True, True), ("ECS_ENABLE_GPU_SUPPORT=true", "", False, False),
+    ("", "ECS_ENABLE_GPU_SUPPORT=true", False, True), ("", "", True, False),
+    ("ECS_ENABLE_GPU_SUPPORT=true", 'ECS_ENABLE_GPU_SUPPORT="true"', True, False),
+])  # fmt: skip
+def test_only_the_files_ask_for_gpus(monkeypatch, instance, user, devices, wants):
+    """§10: exactly `true`, merged; only an instance file that asks makes pre-start wait for the driver."""
+    waits = []
+    files = {environment.INSTANCE_FILE: instance, environment.USER_FILE: user}
+    monkeypatch.setattr(launch, "_read", lambda path: files.get(path, ""))
+    monkeypatch.setattr(gpu, "present", lambda wait=False: waits.append(wait) or devices)
+    monkeypatch.setenv("ECS_ENABLE_GPU_SUPPORT", "true")
+    assert launch.wants_gpus() is wants
+    assert waits == ([True] if instance else [])
+
+
+@pytest.mark.parametrize(("script", "joined"), [
+    ("echo 'realm-name: EXAMPLE'", True), ("echo none", False), ("exit 1", False), (None, False),
+])  # fmt: skip
+def test_a_domain_is_joined_when_realm_lists_one(monkeypatch, tmp_path, script, joined):
+    """§12.2."""
+    if script is not None:
+        (tmp_path / "realm").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "realm").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    values, _ = launch.environment_of({"ECS_GMSA_SUPPORTED": "true"})
+    assert (values.get("ECS_DOMAIN_JOINED_LINUX_INSTANCE") == "true") is joined
+    values, _ = launch.environment_of({"ECS_GMSA_SUPPORTED": "TRUE"})
+    assert "ECS_DOMAIN_JOINED_LINUX_INSTANCE" not in values

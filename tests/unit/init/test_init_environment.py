@@ -83,3 +83,49 @@ def test_container_paths_of_older_files_become_host_paths(inside, outside):
 def test_the_os_family_is_id_and_version(text, family):
     """§12.3, case 56."""
     assert os_family(text) == family
+
+
+@pytest.mark.parametrize(("environ", "line", "value"), [
+    ({}, '"true"', "true"), ({}, "'1'", "1"), ({}, "true", "true"), ({}, '"true', '"true'),
+    ({"ECS_SKIP_LOCALHOST_TRAFFIC_FILTER": "true"}, '"true"', "true"),
+    ({"ECS_SKIP_LOCALHOST_TRAFFIC_FILTER": "false"}, "true", "false"),
+])  # fmt: skip
+def test_the_switches_of_the_rules_are_read_as_systemd_reads_them(environ, line, value):
+    """Case 83: systemd takes quotes off; run by hand nobody does."""
+    values, _ = build(environ, "", f"ECS_SKIP_LOCALHOST_TRAFFIC_FILTER={line}", READY)
+    assert values["ECS_SKIP_LOCALHOST_TRAFFIC_FILTER"] == value
+
+
+def test_other_variables_reach_the_programs_with_their_quotes_whatever_systemd_says():
+    """Case 82: systemd's own copy is valid JSON, the literal one is not."""
+    files = "ECS_AVAILABLE_LOGGING_DRIVERS='[\"json-file\"]'"
+    values, _ = build({"ECS_AVAILABLE_LOGGING_DRIVERS": '["json-file"]'}, "", files, READY)
+    assert values["ECS_AVAILABLE_LOGGING_DRIVERS"] == "'[\"json-file\"]'"
+
+
+def test_a_host_in_a_domain_says_so():
+    """Layer 4 of §8.3; the files may overrule it."""
+    name = "ECS_DOMAIN_JOINED_LINUX_INSTANCE"
+    assert build({}, "", "", Host(domain_joined=True))[0][name] == "true"
+    assert build({}, "", f"{name}=false", Host(domain_joined=True))[0][name] == "false"
+    assert name not in build({}, "", "", READY)[0]
+
+
+def test_an_external_host_without_a_region_is_told():
+    """§4.1: the region cannot be found out there."""
+    _, notes = build({}, "ECS_EXTERNAL=true", "", READY)
+    assert notes == ["ECS_EXTERNAL is true and AWS_DEFAULT_REGION is empty: set it to the region of the cluster"]
+
+
+@pytest.mark.parametrize(("value", "path"), [
+    ("unix:///x/y.sock", "/x/y.sock"), ("/x", "/var/credentials-fetcher/socket/credentials_fetcher.sock"),
+])  # fmt: skip
+def test_the_socket_of_the_credentials_fetcher_is_a_path(value, path):
+    """Layer 2 of §8.3."""
+    assert build({"CREDENTIALS_FETCHER_HOST": value}, "", "", READY)[0]["CREDENTIALS_FETCHER_HOST_DIR"] == path
+
+
+def test_the_audit_log_is_on_the_host():
+    """§8.4: the agent's own default is a path inside the reference's container."""
+    assert build({}, "", "", READY)[0]["ECS_AUDIT_LOGFILE"] == "/var/log/ecs/audit.log"
+    assert build({}, "", "ECS_AUDIT_LOGFILE=/log/a.log", READY)[0]["ECS_AUDIT_LOGFILE"] == "/var/log/ecs/a.log"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from common.tree import cli
-from common.tree.restraint import LONGEST_SECONDS, delay_seconds
 
 
 @pytest.mark.parametrize("word", ["-version", "--version", "-version=true", "--version=1"])
@@ -45,13 +44,3 @@ def test_the_license_needs_three_files(tmp_path, monkeypatch, capsys):
 def test_windows_service_is_refused_on_linux(capsys):
     """The reference logs an error and ends with 1."""
     assert cli.main(["-windows-service"]) == 1
-
-
-def test_a_single_crash_costs_nothing_and_repeated_ones_wait_up_to_15_seconds():
-    """Restarts must be quick after a kill, and must not burn a core when a program cannot start."""
-    now = 1000.0
-    assert delay_seconds([], now) == 0
-    assert delay_seconds([now - 3600], now) == 0
-    assert delay_seconds([now - 1], now) == 0
-    assert 0.5 <= delay_seconds([now - 2, now - 1], now) <= 0.55
-    assert delay_seconds([now - 0.1 * n for n in range(12, 0, -1)], now) >= LONGEST_SECONDS

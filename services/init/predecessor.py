@@ -1,0 +1,74 @@
+"""The Go agent's container, which must not run beside this agent: they would share ports and data (spec 09 §16.4).
+
+It is stopped with 10 s, in which it saves its state, and removed; tasks are not touched. Plain HTTP on Docker's socket,
+without the SDK, as for the name of the bridge.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import urllib.parse
+from collections.abc import Callable
+from typing import Any
+
+from common.backoff import Backoff
+from services.init import host
+
+NAME = "/ecs-agent"
+_STOP_SECONDS = 10
+_LIST_SECONDS = 3.0
+_STOP_ANSWER_SECONDS = 20.0  # the answer comes after the container's end
+
+
+class DockerAway(OSError):
+    """Docker did not say which containers there are."""
+
+
+def wait_and_remove(socket_path: str, log: logging.Logger, stopping: Callable[[float], bool]) -> None:
+    """The same in the background, for a Docker that was not up at the start; ends when it answered or `stopping`."""
+    backoff = Backoff(1.0, 15.0)
+    while True:
+        try:
+            remove_agent_container(socket_path, log)
+            return
+        except OSError as error:
+            log.debug("no look for the container ecs-agent yet: %s", error)
+        if stopping(backoff.delay()):
+            return
+
+
+def remove_agent_container(socket_path: str, log: logging.Logger) -> bool:
+    """Stop and remove a container named `ecs-agent`; True if there was one.
+
+    Raises DockerAway when Docker does not say, OSError when it refuses.
+    """
+    query = urllib.parse.urlencode({"all": "true", "filters": json.dumps({"name": ["ecs-agent"]})})
+    try:
+        answer = _ask(socket_path, "GET", f"/containers/json?{query}", (200,), _LIST_SECONDS)
+        listed: list[dict[str, Any]] = json.loads(answer)
+    except (OSError, ValueError) as error:
+        raise DockerAway(str(error)) from error
+    found = [str(entry["Id"]) for entry in listed if NAME in (entry.get("Names") or ())]
+    for container in found:
+        _ask(
+            socket_path,
+            "POST",
+            f"/containers/{container}/stop?t={_STOP_SECONDS}",
+            (204, 304, 404),
+            _STOP_ANSWER_SECONDS,
+        )
+        _ask(socket_path, "DELETE", f"/containers/{container}?force=true", (204, 404, 409), _STOP_ANSWER_SECONDS)
+        log.warning(
+            "the container ecs-agent (%s) of the Go agent was stopped and removed: two agents must not share this "
+            "host. Tasks that it started run on, unmanaged",
+            container[:12],
+        )
+    return bool(found)
+
+
+def _ask(socket_path: str, method: str, path: str, good: tuple[int, ...], seconds: float) -> bytes:
+    status, body = host.docker_request(socket_path, method, path, seconds)
+    if status not in good:
+        raise OSError(f"Docker answered {status} to {method} {path}: {body[:200].decode(errors='replace').strip()}")
+    return body

@@ -1,0 +1,102 @@
+"""The Go agent's container is stopped and removed before this agent starts (spec 09 §16.4, case 80)."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import logging
+import socketserver
+import threading
+
+import pytest
+
+from services.init import predecessor
+
+LOG = logging.getLogger("test")
+
+
+class _Docker(http.server.BaseHTTPRequestHandler):
+    """Containers of a Docker that only knows what these tests ask."""
+
+    def address_string(self) -> str:
+        return "unix"
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+    def _answer(self) -> None:
+        self.server.asked.append(f"{self.command} {self.path.partition('?')[0]}")
+        status = self.server.says.get(self.command, 200 if self.command == "GET" else 204)
+        body = json.dumps(self.server.containers).encode() if self.command == "GET" else b""
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_POST = do_DELETE = _answer
+
+
+@pytest.fixture
+def docker(run_dir):
+    """A Docker with three containers, only one of which is the agent's."""
+    server = socketserver.ThreadingUnixStreamServer(str(run_dir / "d.sock"), _Docker)
+    server.asked, server.says = [], {}
+    server.containers = [
+        {"Id": "a" * 64, "Names": ["/my-ecs-agent"]},
+        {"Id": "b" * 64, "Names": ["/other/alias", "/ecs-agent"]},
+        {"Id": "c" * 64, "Names": None},
+    ]
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("status", [204, 304])
+def test_only_the_agent_s_container_is_stopped_and_removed(docker, status, caplog):
+    """Found by its exact name; one that is stopped already is fine; one log line."""
+    docker.says["POST"] = status
+    assert predecessor.remove_agent_container(docker.server_address, LOG) is True
+    path = f"/containers/{'b' * 64}"
+    assert docker.asked == ["GET /containers/json", f"POST {path}/stop", f"DELETE {path}"]
+    assert len(caplog.records) == 1 and "two agents must not share this host" in caplog.text
+
+
+def test_a_host_without_one_is_left_alone(docker):
+    """The usual start."""
+    docker.containers = docker.containers[:1]
+    assert predecessor.remove_agent_container(docker.server_address, LOG) is False
+    assert docker.asked == ["GET /containers/json"]
+
+
+def test_a_docker_that_refuses_keeps_the_agent_from_starting(docker):
+    """Never both agents: `start` ends with 255 and systemd tries again."""
+    docker.says["POST"] = 500
+    with pytest.raises(OSError, match="Docker answered 500 to POST") as refusal:
+        predecessor.remove_agent_container(docker.server_address, LOG)
+    assert not isinstance(refusal.value, predecessor.DockerAway)
+
+
+def test_a_docker_that_cannot_list_keeps_nothing_from_starting(docker):
+    """The service must serve running tasks meanwhile, and looks again (§1 Map: no verb needs Docker)."""
+    docker.says["GET"] = 500
+    with pytest.raises(predecessor.DockerAway, match="Docker answered 500 to GET"):
+        predecessor.remove_agent_container(docker.server_address, LOG)
+    with pytest.raises(predecessor.DockerAway, match="No such file"):
+        predecessor.remove_agent_container("/nowhere.sock", LOG)
+
+
+def test_a_docker_that_comes_late_is_asked_again(docker, run_dir):
+    """The process `init` goes on looking until Docker has answered once."""
+    waits: list[float] = []
+    path = str(run_dir / "d.sock")
+
+    def stopping(seconds: float) -> bool:
+        waits.append(seconds)
+        (run_dir / "away").rename(path)
+        return False
+
+    (run_dir / "d.sock").rename(run_dir / "away")
+    predecessor.wait_and_remove(path, LOG, stopping)
+    assert len(waits) == 1 and docker.asked[-1].startswith("DELETE ")
