@@ -6,22 +6,22 @@ the service model; a client is made for each call (2 ms), so keys are always tho
 
 from __future__ import annotations
 
-import configparser
 import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gevent
 
 from common.trust import verification
 from common.version import COMMIT, VERSION
 
+if TYPE_CHECKING:
+    from common.own_keys import OwnCredentials
+
 log = logging.getLogger(__name__)
 
-ROTATING_FILE = "/rotatingcreds/credentials"  # on external instances, spec 01 §5.4
-IMDS_SECONDS, IMDS_ATTEMPTS = 1, 2
 ATTEMPTS = 3
 
 
@@ -58,14 +58,16 @@ class Ecs:
         self.family = str(config["ECS_DETAILED_OS_FAMILY"] or "")
         self.ipv6_only = str(config["ECS_INSTANCE_IP_COMPATIBILITY"] or "").lower() == "ipv6"
         self.verify = verification()
-        self.profile = str(config["ECS_ALTERNATE_CREDENTIAL_PROFILE"] or "default")
+        self._sources = bool(config["ECS_EXTERNAL"]), str(config["ECS_ALTERNATE_CREDENTIAL_PROFILE"] or "default")
+        self._own: OwnCredentials | None = None
         self._session: Any = None
 
     def call(self, operation: str, body: Mapping[str, Any], region: str, deadline_seconds: float,
              keys: Keys | None = None, agent_suffix: str = "") -> dict[str, Any]:  # fmt: skip
         """The answer to `operation`, a method of the botocore client; signed with the agent's keys unless given others.
 
-        Raises EcsError when ECS refuses, NoAnswer at the deadline, and what botocore raises (BotoCoreError) otherwise.
+        Raises EcsError when ECS refuses, NoAnswer at the deadline, Temporary without keys, and what botocore raises
+        (BotoCoreError) otherwise.
         """
         # The bare Timeout is no Exception: botocore would catch one and try again.
         timeout = gevent.Timeout(deadline_seconds)
@@ -96,8 +98,6 @@ class Ecs:
 
         if self._session is None:
             self._session = Session()
-            self._session.set_config_variable("metadata_service_timeout", IMDS_SECONDS)
-            self._session.set_config_variable("metadata_service_num_attempts", IMDS_ATTEMPTS)
         config = Config(
             connect_timeout=4.0,
             read_timeout=4.0,
@@ -108,30 +108,20 @@ class Ecs:
             parameter_validation=False,
         )
         keys = keys or self._own_keys()
-        given = {} if keys is None else {
-            "aws_access_key_id": keys.access_key,
-            "aws_secret_access_key": keys.secret_key,
-            "aws_session_token": keys.token or None,
-        }  # fmt: skip
         return self._session.create_client(
             "ecs", region_name=region or self.region, endpoint_url=self.url or None,
-            verify=None if self.verify else False, config=config, **given,
+            verify=None if self.verify else False, config=config, aws_access_key_id=keys.access_key,
+            aws_secret_access_key=keys.secret_key, aws_session_token=keys.token or None,
         )  # fmt: skip
 
-    def _own_keys(self) -> Keys | None:
-        """None = botocore's chain; the rotating file comes after it (spec 01 §5.4)."""
-        if self._session.get_credentials() is not None:
-            return None
-        parser = configparser.RawConfigParser()
-        try:
-            if not parser.read(ROTATING_FILE) or not parser.has_section(self.profile):
-                return None
-        except configparser.Error as error:
-            log.warning("the credentials file %s cannot be read: %s", ROTATING_FILE, error)
-            return None
-        section = parser[self.profile]
-        return Keys(section.get("aws_access_key_id", ""), section.get("aws_secret_access_key", ""),
-                    section.get("aws_session_token", ""))  # fmt: skip
+    def _own_keys(self) -> Keys:
+        """The agent's own, from the sources that all its processes ask. Raises Temporary when none has any."""
+        if self._own is None:
+            from common.own_keys import OwnCredentials
+
+            self._own = OwnCredentials(*self._sources)
+        found = self._own.keys()
+        return Keys(found.access_key, found.secret_key, found.token)
 
     def _user_agent(self) -> str:
         system = f"linux; {self.family}" if self.family else "linux"

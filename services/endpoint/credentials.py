@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import logging
 from typing import Any
-from urllib.parse import parse_qsl
 
 from common.model.agent import Credentials
 from services.endpoint.audit import Audit
 from services.endpoint.follow import Source
+from services.endpoint.paths import first_values
 from services.endpoint.reply import Reply, document
 from services.endpoint.view import EXECUTION_ROLE, TASK_ROLE
 
@@ -45,9 +45,7 @@ class CredentialsEndpoint:
 
     def v1(self, environ: dict[str, Any]) -> Reply:
         """/v1/credentials?id=..."""
-        query = environ["QUERY_STRING"]
-        pairs = parse_qsl(query, keep_blank_values=True, separator="&") if query else []
-        return self._answer(environ, 1, next((value for key, value in pairs if key == "id"), ""))
+        return self._answer(environ, 1, first_values(environ["QUERY_STRING"]).get("id", ""))
 
     def v2(self, environ: dict[str, Any], id_: str) -> Reply:
         """/v2/credentials/<id>."""
@@ -67,7 +65,8 @@ class CredentialsEndpoint:
         if credentials is None and self.source.look_for_credentials(id_):
             credentials = self.view.credentials.get(id_)
         if credentials is None:
-            return PENDING if id_ in self.view.known_credentials else UNKNOWN
+            # Before all tasks are read, any id may be one of theirs.
+            return PENDING if id_ in self.view.known_credentials or not self.source.complete else UNKNOWN
         answer = (_rendered(credentials), self._audited(credentials))
         self.view.credential_answers[id_] = answer
         return answer

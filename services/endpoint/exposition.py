@@ -1,4 +1,4 @@
-"""The Prometheus text format 0.0.4, as far as counters and gauges need it.
+"""The Prometheus text format 0.0.4, as far as counters, gauges and histograms need it.
 
 Prometheus documentation, "Exposition formats": a HELP and a TYPE line for each name, then one line for each set of
 labels; backslashes and line ends are escaped in both, quotation marks in label values too.
@@ -6,11 +6,12 @@ labels; backslashes and line ends are escaped in both, quotation marks in label 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 Sample = tuple[Mapping[str, str], float]
+Distribution = tuple[Mapping[str, str], Sequence[int], float]  # labels, observations by bucket, their sum
 NO_LABELS: Mapping[str, str] = {}
 
 
@@ -24,9 +25,26 @@ def gauge(name: str, meaning: str, samples: Iterable[Sample]) -> str:
     return _family(name, "gauge", meaning, samples)
 
 
+def histogram(name: str, meaning: str, bounds: Sequence[float], samples: Iterable[Distribution]) -> str:
+    """Observations by size; `bounds` are the upper ends of the buckets, each sample has one bucket more."""
+    lines = []
+    for labels, buckets, total in samples:
+        below = 0
+        for bound, number in zip((*(f"{b:g}" for b in bounds), "+Inf"), buckets, strict=True):
+            below += number
+            lines.append(f"{name}_bucket{_labels({**labels, 'le': bound})} {below}\n")
+        lines.append(f"{name}_sum{_labels(labels)} {_number(total)}\n")
+        lines.append(f"{name}_count{_labels(labels)} {below}\n")
+    return _described(name, "histogram", meaning, lines)
+
+
 def _family(name: str, kind: str, meaning: str, samples: Iterable[Sample]) -> str:
-    """The lines of one name; nothing at all when there is no sample, so that "unknown" is never taken for 0."""
     lines = [f"{name}{_labels(labels)} {_number(value)}\n" for labels, value in samples]
+    return _described(name, kind, meaning, lines)
+
+
+def _described(name: str, kind: str, meaning: str, lines: list[str]) -> str:
+    """The lines of one name; nothing at all when there is no sample, so that "unknown" is never taken for 0."""
     if not lines:
         return ""
     help_text = meaning.replace("\\", r"\\").replace("\n", r"\n")

@@ -34,10 +34,10 @@ from services.endpoint.faultcommands import (
     Target,
 )
 from services.endpoint.faultrequests import BLACKHOLE, LATENCY, LOSS, Blackhole, Invalid, Netem, parse
-from services.endpoint.http import BodyError
 from services.endpoint.metadata import NO_TASK, Finder
-from services.endpoint.reply import TEXT, Reply, document
+from services.endpoint.reply import NOT_YET_TEXT, TEXT, NotYet, Reply, document
 from services.endpoint.throttle import Throttle
+from services.endpoint.wire import BodyError
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +107,8 @@ class FaultRoutes:
             return _error(400, str(error))
         except Refused as error:
             return _error(error.status, str(error))
+        except NotYet:
+            return _error(503, NOT_YET_TEXT)
         except Conflict as error:
             return _error(409, str(error))
         except TimedOut:

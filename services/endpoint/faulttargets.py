@@ -10,7 +10,7 @@ from common.model.status import ContainerType
 from common.model.task import Task
 from services.endpoint.faultcommands import Target
 
-PROC = Path("/proc")
+PROC, HOST_PROC = Path("/proc"), Path("/host/proc")
 NAMESPACE = re.compile(r"(?:/host)?/proc/(\d+)/ns/net")
 ROUTE_UP, ROUTE_REJECT = 0x1, 0x200  # RTF_UP, RTF_REJECT
 ZERO6 = "0" * 32
@@ -32,7 +32,9 @@ def _is_still_ours(task: Task, proc: Path) -> bool:
         return True
     pauses = [c.docker_id for c in task.containers if c.type == ContainerType.CNI_PAUSE and c.docker_id]
     try:
-        cgroups = (proc / match.group(1) / "cgroup").read_text()
+        # The path is as the agent sees it; the process id in it is the host's.
+        seen = HOST_PROC if task.network_namespace.startswith("/host/") else proc
+        cgroups = (seen / match.group(1) / "cgroup").read_text()
     except OSError:
         return False
     # A container in a private cgroup namespace of a nested engine shows "/": then there is nothing to compare.

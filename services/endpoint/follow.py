@@ -157,6 +157,7 @@ class Source:
         # Stats change every second and are rarely asked for: they are only noted here, and read on request.
         kinds = (CREDENTIALS, SESSION)
         self.volatile = Follower(volatile, kinds, self._volatile_apply(), self._held, VOLATILE_PAUSE_SECONDS)
+        self.changed = gevent.event.Event()  # a task or the instance changed; whoever waits for it clears it
         self._budget = Bucket(LOOK_RATE, LOOK_BURST)
         self._looks: dict[tuple[str, str], gevent.Greenlet] = {}
 
@@ -174,6 +175,11 @@ class Source:
         """Whether both feeds are being followed."""
         return self.durable.alive() and self.volatile.alive()
 
+    @property
+    def complete(self) -> bool:
+        """Whether all tasks were read since the start; until then what is not found may exist."""
+        return self.durable.loaded.is_set()
+
     def _durable_apply(self) -> dict[str, Callable[[str, Any], None]]:
         return {TASK.name: self._apply_task, INSTANCE.name: self._apply_instance, FACTS.name: self._apply_facts}
 
@@ -190,11 +196,15 @@ class Source:
             self.view.remove_task(arn)
         elif current is None or current.task != task:
             self.view.set_task(task)
+        else:
+            return
+        self.changed.set()
 
     def _apply_instance(self, _id: str, instance: Any) -> None:
         # Without an instance document the agent is registering anew; its tasks still run under the old one.
         if instance is not None and instance != self.view.instance:
             self.view.set_instance(instance)
+            self.changed.set()
 
     def _apply_facts(self, _id: str, facts: Any) -> None:
         if facts is not None:

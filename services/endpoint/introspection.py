@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl
 
 from common import logs
 from common.version import COMMIT, VERSION
@@ -17,7 +16,7 @@ from services.endpoint.encode import encode
 from services.endpoint.follow import Source
 from services.endpoint.metadata import Finder
 from services.endpoint.metrics import Metrics
-from services.endpoint.reply import HTML, PLAIN, TEXT, Reply, document, status_line
+from services.endpoint.reply import HTML, PLAIN, TEXT, NotYet, Reply, document, status_line
 from services.endpoint.shapes import NO_TASK, introspection_task, introspection_tasks
 from services.endpoint.view import TaskEntry
 
@@ -69,15 +68,20 @@ class Introspection:
         if log.isEnabledFor(logging.DEBUG):
             peer = f"{environ['REMOTE_ADDR']}:{environ['REMOTE_PORT']}"
             log.debug("Handling http request", **logs.fields(method=environ["REQUEST_METHOD"], **{"from": peer}))
+        if path == "*":
+            return Reply(400, b"", "", (("Connection", "close"),))
         clean = paths.cleaned(path)
         if self.profiling and clean == "/debug/pprof":
             clean += "/"
         if clean != path:
-            return _moved(environ, paths.location(clean, dict(environ)))
+            return _moved(environ["REQUEST_METHOD"], paths.location(clean, environ["QUERY_STRING"]))
         handler = self.routes.get(path)
         if handler is None and self.profiling and path.startswith("/debug/pprof/"):
             handler = diagnostics.index
-        return handler(environ) if handler else self.root
+        try:
+            return handler(environ) if handler else self.root
+        except NotYet:
+            return document(NO_TASK, 503)
 
     def _group(self, path: str, status: int) -> str:
         """The class of routes for /metrics."""
@@ -101,7 +105,7 @@ class Introspection:
         query = environ["QUERY_STRING"]
         if not query:
             return self._all_tasks()
-        pairs = dict(reversed(parse_qsl(query, keep_blank_values=True, separator="&")))  # the first value counts
+        pairs = paths.first_values(query)
         docker_id, arn = pairs.get("dockerid"), pairs.get("taskarn")
         if docker_id is not None and arn is not None:
             return document(NO_TASK, 400)
@@ -119,6 +123,8 @@ class Introspection:
         entry = self.view.tasks.get(arn)
         if entry is None and arn and self.source.look_for_task(arn):
             entry = self.view.tasks.get(arn)
+        if entry is None and not self.source.complete:
+            raise NotYet
         return _one(entry) if entry else document(NO_TASK, 404)
 
     def _by_docker_id(self, docker_id: str) -> Reply:
@@ -128,6 +134,8 @@ class Introspection:
         found = [member for id_, member in self.view.by_docker.items() if id_.startswith(docker_id)]
         if len(found) == 1:
             return _one(found[0].entry)
+        if not found and not self.source.complete:
+            raise NotYet
         return document(NO_TASK, 400 if found else 404)
 
     # -- /license ------------------------------------------------------------------------------------
@@ -156,9 +164,10 @@ def _one(entry: TaskEntry) -> Reply:
     return entry.answer("introspection", lambda: document(introspection_task(entry.task)))
 
 
-def _moved(environ: Mapping[str, Any], where: str) -> Reply:
+def _moved(method: str, where: str) -> Reply:
     headers = (("Location", where),)
-    if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+    if method not in ("GET", "HEAD"):
         return Reply(301, b"", "", headers)
-    body = f'<a href="{html.escape(where)}">Moved Permanently</a>.\n\n'
+    link = html.escape(where).replace("&quot;", "&#34;").replace("&#x27;", "&#39;")
+    body = f'<a href="{link}">Moved Permanently</a>.\n\n'
     return Reply(301, body.encode(), HTML, headers)

@@ -12,11 +12,13 @@ from collections.abc import Callable
 
 import gevent
 
+from services.endpoint.periodic import Periodic
+
 SAMPLE_SECONDS = 0.5
 STALL_SECONDS = 0.05  # later than this is a stall; below, it is the scheduler of a busy machine
 
 
-class LoopLag:
+class LoopLag(Periodic):
     """Counts the stalls of this process."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic, sleep: Callable[[float], object] = gevent.sleep,
@@ -26,27 +28,8 @@ class LoopLag:
         self.seconds = 0.0
         self.longest_seconds = 0.0
         self._now, self._sleep = now, sleep
-        self._greenlet: gevent.Greenlet | None = None
 
-    def start(self) -> None:
-        """Begin to sample."""
-        self._greenlet = gevent.spawn(self._run)
-
-    def stop(self) -> None:
-        """Sample no more; the numbers stay."""
-        if self._greenlet is not None:
-            self._greenlet.kill(block=False)
-            self._greenlet = None
-
-    def alive(self) -> bool:
-        """Whether the loop is being watched."""
-        return bool(self._greenlet)
-
-    def _run(self) -> None:
-        while True:
-            self.sample()
-
-    def sample(self) -> None:
+    def turn(self) -> None:
         """Sleep once, and note a late awakening."""
         due = self._now() + self.sample_seconds
         self._sleep(self.sample_seconds)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from services.endpoint import shapes
 from services.endpoint.follow import Source
-from services.endpoint.reply import Reply, document, said
+from services.endpoint.reply import NotYet, Reply, document, said
 from services.endpoint.shapes import Unavailable, Version
 from services.endpoint.tags import Tags
 from services.endpoint.view import Member, TaskEntry
@@ -24,7 +24,10 @@ UNKNOWN_ADDRESS = "Unable to get task arn from request: unable to associate '{ad
 
 
 class Finder:
-    """Looks up the subject of a request; what is not in the view is looked for in Redis once."""
+    """Looks up the subject of a request; what is not in the view is looked for in Redis once.
+
+    A look-up raises NotYet when it finds nothing in a view that is not complete.
+    """
 
     def __init__(self, source: Source) -> None:
         self.source, self.view = source, source.view
@@ -33,6 +36,8 @@ class Finder:
         found = get()
         if found is None and self.source.look_for_tasks():
             found = get()
+        if found is None and not self.source.complete:
+            raise NotYet
         return found
 
     def endpoint(self, id_: str) -> Member | None:

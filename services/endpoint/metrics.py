@@ -1,9 +1,10 @@
 """The agent's own metrics at /metrics of the introspection server, for Prometheus.
 
 The reference has no such path. Everything comes from what this process holds anyway, apart from two cheap looks: the
-heartbeat files of the other programs, and the length of the outbox, asked of Redis at most every BACKLOG_SECONDS. What
-is not known is left out, not told as 0. Labels have few values that are known beforehand: no task, container, image or
-path, and nothing secret, because whoever reaches the port can read it.
+heartbeat files of the other programs, and two questions to Redis, at most every ASKED_SECONDS: the length of the
+outbox, and how Docker answered the engine. What is not known is left out, not told as 0. Labels have few values that
+are known beforehand: no task, container, image or path, and nothing secret, because whoever reaches the port can read
+it.
 """
 
 from __future__ import annotations
@@ -11,81 +12,79 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import gevent
 import redis
 
 from common import keys, readiness
 from common.errors import Temporary
+from common.model.agent import DOCKER_CALL_SECONDS, DockerCalls
 from common.model.status import ContainerStatus, TaskStatus
 from common.version import COMMIT, VERSION
 from services.endpoint.counts import Counts
-from services.endpoint.exposition import CONTENT_TYPE, NO_LABELS, Sample, counter, gauge
+from services.endpoint.exposition import CONTENT_TYPE, NO_LABELS, Sample, counter, gauge, histogram
 from services.endpoint.looplag import LoopLag
+from services.endpoint.periodic import Periodic
 from services.endpoint.reply import Reply
 from services.endpoint.view import View
 
-BACKLOG_SECONDS = 5.0
+ASKED_SECONDS = 5.0
 ASK_SECONDS = 0.2  # longest wait of one scrape for Redis
 OBSERVE_SECONDS = 5.0  # two restarts of one program within this time are seen as one
 SILENT_SECONDS = 30.0  # programs beat every 5 s; one that has been silent for so long is not ready
 SESSIONS = ("acs", "tcs")
+T = TypeVar("T")
 
 
-class Backlog:
-    """The length of the outbox: what the engine told and ECS has not accepted yet."""
+class Asked(Generic[T]):
+    """Something that a scrape asks Redis for, at most every ASKED_SECONDS."""
 
-    def __init__(self, store: Any, now: Callable[[], float] = time.monotonic) -> None:
-        self.store, self.now = store, now
-        self._length: int | None = None
+    def __init__(self, ask: Callable[[], T | None], now: Callable[[], float] = time.monotonic) -> None:
+        self._ask, self.now = ask, now
+        self._answer: T | None = None
         self._asked_at = float("-inf")
         self._asking: gevent.Greenlet | None = None
 
-    def length(self) -> int | None:
-        """Entries that wait, at most BACKLOG_SECONDS old; None when Redis does not tell."""
-        if self.now() - self._asked_at >= BACKLOG_SECONDS:
+    def value(self) -> T | None:
+        """The answer, at most ASKED_SECONDS old; None when Redis does not tell."""
+        if self.now() - self._asked_at >= ASKED_SECONDS:
             if not self._asking:
-                self._length = None
-                self._asking = gevent.spawn(self._ask)
+                self._answer = None
+                self._asking = gevent.spawn(self._run)
             self._asking.join(ASK_SECONDS)  # it goes on when Redis hangs, and the next scrape waits for it again
-        return self._length
+        return self._answer
 
-    def _ask(self) -> None:
+    def _run(self) -> None:
         try:
-            self._length = int(self.store.call(lambda client: client.xlen(keys.EVENTS), ASK_SECONDS))
+            self._answer = self._ask()
         except (Temporary, redis.RedisError):
-            self._length = None  # an absent metric says so; the bus has logged that Redis is away
+            self._answer = None  # an absent metric says so; the bus has logged that Redis is away
         self._asked_at = self.now()
 
 
-class Programs:
+def backlog(store: Any, now: Callable[[], float] = time.monotonic) -> Asked[int]:
+    """The length of the outbox: what the engine told and ECS has not accepted yet."""
+    return Asked(lambda: int(store.call(lambda client: client.xlen(keys.EVENTS), ASK_SECONDS)), now)
+
+
+def docker_calls(store: Any, now: Callable[[], float] = time.monotonic) -> Asked[DockerCalls]:
+    """What the engine publishes about its calls to Docker."""
+    return Asked(lambda: store.get(keys.DOCKER_CALLS, keys.FACTS_ID, ASK_SECONDS), now)
+
+
+class Programs(Periodic):
     """What the programs of the tree say of themselves, and how often each was seen with another pid."""
 
     def __init__(self, run_dir: str, now: Callable[[], float] = time.time) -> None:
         self.run_dir, self.now = run_dir, now
         self.restarts: Counter[str] = Counter()
         self._pids: dict[str, int] = {}
-        self._greenlet: gevent.Greenlet | None = None
 
-    def start(self) -> None:
-        """Begin to observe."""
-        self._greenlet = gevent.spawn(self._run)
-
-    def stop(self) -> None:
-        """Observe no more; the numbers stay."""
-        if self._greenlet is not None:
-            self._greenlet.kill(block=False)
-            self._greenlet = None
-
-    def alive(self) -> bool:
-        """Whether the programs are being observed."""
-        return bool(self._greenlet)
-
-    def _run(self) -> None:
-        while True:
-            self.observe()
-            gevent.sleep(OBSERVE_SECONDS)
+    def turn(self) -> None:
+        """Look, and rest."""
+        self.observe()
+        gevent.sleep(OBSERVE_SECONDS)
 
     def observe(self) -> list[readiness.State]:
         """The state of each program that ran here, by name."""
@@ -114,14 +113,15 @@ class Programs:
 class Metrics:
     """Renders the page."""
 
-    def __init__(self, view: View, programs: Programs, backlog: Backlog, counts: Counts, lag: LoopLag,
-                 now: Callable[[], float] = time.time) -> None:  # fmt: skip
-        self.view, self.programs, self.backlog, self.counts, self.lag, self.now = (
-            view, programs, backlog, counts, lag, now)  # fmt: skip
+    def __init__(self, view: View, programs: Programs, waiting: Asked[int], docker: Asked[DockerCalls],
+                 counts: Counts, lag: LoopLag, now: Callable[[], float] = time.time) -> None:  # fmt: skip
+        self.view, self.programs, self.waiting, self.docker = view, programs, waiting, docker
+        self.counts, self.lag, self.now = counts, lag, now
 
     def page(self, _environ: Mapping[str, Any]) -> Reply:
         """The answer to a scrape."""
-        families = (self._build, self._sessions, self._tasks, self._backlog, self._programs, self._loop, self._requests)
+        families = (self._build, self._sessions, self._tasks, self._backlog, self._docker, self._programs, self._loop,
+                    self._requests)  # fmt: skip
         return Reply(200, "".join(text for family in families for text in family()).encode(), CONTENT_TYPE)
 
     def _build(self) -> Iterator[str]:
@@ -157,11 +157,27 @@ class Metrics:
         )
 
     def _backlog(self) -> Iterator[str]:
-        length = self.backlog.length()
+        length = self.waiting.value()
         yield gauge(
             "ecs_agent_submission_backlog",
             "State changes that wait for their submission to ECS; absent while the durable Redis does not answer.",
             [] if length is None else [(NO_LABELS, length)],
+        )
+
+    def _docker(self) -> Iterator[str]:
+        calls = self.docker.value()
+        operations = () if calls is None else calls.operations
+        size = len(DOCKER_CALL_SECONDS) + 1  # a document of another version may have other bounds
+        yield histogram(
+            "ecs_agent_docker_call_seconds",
+            "Duration of the engine's calls to Docker by operation, failed ones included; of streams, until the head.",
+            DOCKER_CALL_SECONDS,
+            [({"operation": o.name}, o.buckets, o.seconds) for o in operations if len(o.buckets) == size],
+        )
+        yield counter(
+            "ecs_agent_docker_call_errors_total",
+            "Calls to Docker that were refused (4xx), failed (5xx), took too long, or found no daemon.",
+            [({"operation": o.name, "error": e}, n) for o in operations for e, n in sorted(o.errors.items())],
         )
 
     def _programs(self) -> Iterator[str]:

@@ -12,9 +12,9 @@ from services.endpoint import gojson
 from services.endpoint.aws import Ecs, EcsError, Keys, NoAnswer
 from services.endpoint.encode import put
 from services.endpoint.follow import Source
-from services.endpoint.http import BodyError
 from services.endpoint.metadata import Finder
-from services.endpoint.reply import Reply, document
+from services.endpoint.reply import NOT_YET_TEXT, NotYet, Reply, document
+from services.endpoint.wire import BodyError
 
 log = logging.getLogger(__name__)
 
@@ -32,14 +32,15 @@ class Protection:
 
     def handle(self, environ: dict[str, Any], id_: str) -> Reply:
         """PUT is decoded before anything is looked up; GET has no use for its body."""
-        if environ["REQUEST_METHOD"] != "PUT":
-            return self._get(id_)
         try:
-            enabled, minutes = decode(environ["wsgi.input"].read())
+            if environ["REQUEST_METHOD"] != "PUT":
+                return self._get(id_)
+            return self._put(id_, *decode(environ["wsgi.input"].read()))
         except (gojson.NotJson, gojson.WrongType, BodyError) as error:
             log.debug("a task protection request cannot be decoded: %s", error)
             return _error(400, INVALID, "UpdateTaskProtection: failed to decode request")
-        return self._put(id_, enabled, minutes)
+        except NotYet:
+            return _error(503, SERVER, NOT_YET_TEXT)
 
     def _get(self, id_: str) -> Reply:
         member = self.finder.endpoint(id_)

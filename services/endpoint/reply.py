@@ -25,6 +25,11 @@ class Reply(NamedTuple):
 NOT_FOUND = Reply(404, b"404 page not found\n", TEXT, (("X-Content-Type-Options", "nosniff"),))
 METHOD_NOT_ALLOWED = Reply(405, b"", "")
 FAILED = Reply(500, b'"Internal server error"')
+NOT_YET_TEXT = "The agent has restarted and cannot read its state yet; try again"
+
+
+class NotYet(Exception):
+    """What was asked for is not known, and not all that exists is known yet: 503 with NOT_YET_TEXT."""
 
 
 def said(status: int, text: str) -> Reply:

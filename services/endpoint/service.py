@@ -2,15 +2,17 @@
 
 Listeners open when the container instance has an ARN, not earlier: installers poll for it, and a container that asks
 too early would take an error for an answer. After that they stay open whatever happens to Redis or other processes.
+A process that starts while the durable Redis is away serves what its predecessor knew (`lastview`).
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,15 +22,17 @@ from gevent import subprocess
 
 from common.backoff import Backoff
 from common.process import Context
-from services.endpoint import audit, taskserver
+from services.endpoint import audit, runtimestats, taskserver
 from services.endpoint.counts import INTROSPECTION, TASKS, Counts
 from services.endpoint.faultroutes import BURST, STEADY, FaultRoutes
 from services.endpoint.follow import Source
 from services.endpoint.http import Server
 from services.endpoint.introspection import Introspection
+from services.endpoint.lastview import LIFE_VARIABLE, LastView, life
 from services.endpoint.listeners import listen_until_it_works
 from services.endpoint.looplag import LoopLag
-from services.endpoint.metrics import Backlog, Metrics, Programs
+from services.endpoint.metrics import Metrics, Programs, backlog, docker_calls
+from services.endpoint.periodic import Periodic
 from services.endpoint.shared import SharedBuckets
 from services.endpoint.throttle import Buckets, Throttle, limits
 from services.endpoint.view import View
@@ -39,17 +43,32 @@ TASK_ADDRESS, TASK_PORT = "127.0.0.1", 51679
 INTROSPECTION_ADDRESS, INTROSPECTION_PORT = "", 51678
 WRITE_SECONDS = 5.0
 PROFILING_WRITE_SECONDS = 300.0
+DURABLE_SECONDS = 0.2  # how long the start waits for the durable Redis before it takes the last view instead
 VOLATILE_SECONDS = 0.3  # longest wait of the start for the credentials; without them those that tasks name are a 503
 POLL_SECONDS = 0.05
 DRAIN_SECONDS = 5.0
 FILES_PER_PROCESS = 65536
 WORKER_HEALTHY_SECONDS = 30.0
+CPUS_PER_WORKER, MOST_WORKERS = 4, 4
+
+
+def worker_count(config: Mapping[str, Any], cpus: int | None = None) -> int:
+    """ECS_ENDPOINT_WORKERS; 0 = one for every four CPUs that the process may use, at least one and at most four.
+
+    One worker answers over 10,000 requests per second of CPU time, so a machine with few CPUs gains nothing from a
+    second one that costs it 30 MB; with many CPUs there are many tasks, and one loop must not be what they wait for.
+    """
+    wanted = int(config["ECS_ENDPOINT_WORKERS"] or 0)
+    if wanted:
+        return wanted
+    cpus = len(os.sched_getaffinity(0)) if cpus is None else cpus
+    return min(MOST_WORKERS, max(1, cpus // CPUS_PER_WORKER))
 
 
 def serve(context: Context) -> int:
     """Serve until the process is told to stop, with as many workers as the configuration wants."""
-    workers = int(context.config["ECS_ENDPOINT_WORKERS"] or 1)
-    further = [gevent.spawn(_keep_worker, context, number) for number in range(2, workers + 1)]
+    workers = worker_count(context.config)
+    further = [gevent.spawn(_keep_worker, context, number, workers) for number in range(2, workers + 1)]
     try:
         return Endpoint(context, workers).run()
     finally:
@@ -58,7 +77,7 @@ def serve(context: Context) -> int:
 
 def serve_as_worker(context: Context) -> int:
     """Serve the task server only, beside the first worker."""
-    workers, worker = int(context.config["ECS_ENDPOINT_WORKERS"] or 1), int(context.name.rpartition("-")[2])
+    workers, worker = worker_count(context.config), int(context.name.rpartition("-")[2])
     return Endpoint(context, workers, introspection=False, worker=worker).run()
 
 
@@ -74,18 +93,30 @@ class Endpoint:
         self.audit = audit.of_config(self.config)
         steady, burst = limits(self.config["ECS_TASK_METADATA_RPS_LIMIT"])
         self.counts = Counts(Path(context.run_dir), worker, workers)
-        fault_routes = FaultRoutes(self._buckets("faults", STEADY, BURST), Path(context.run_dir) / "faults", **faults)
+        buckets = self._buckets("faults", STEADY, BURST)
+        self.fault_routes = FaultRoutes(buckets, Path(context.run_dir) / "faults", **faults)
         self.tasks = taskserver.application(self.source, self.audit, self._buckets("requests", steady, burst),
-                                            fault_routes, self.config, counts=self.counts)  # fmt: skip
+                                            self.fault_routes, self.config, counts=self.counts)  # fmt: skip
         self.profiling = bool(self.config["ECS_ENABLE_RUNTIME_STATS"])
         self.lag, self.programs = LoopLag(), Programs(context.run_dir)
+        self.last_view = LastView(context.run_dir, self.view, self.source.changed, self.source.durable.loaded)
         self.introspection = self._introspection() if introspection else None
+        self.background = self._background() if introspection else []
         self.servers: list[Server] = []
 
     def _introspection(self) -> Introspection:
-        backlog = Backlog(self.context.bus.durable)
-        metrics = Metrics(self.view, self.programs, backlog, self.counts, self.lag)
+        bus = self.context.bus
+        asked = backlog(bus.durable), docker_calls(bus.volatile)
+        metrics = Metrics(self.view, self.programs, *asked, self.counts, self.lag)
         return Introspection(self.source, self.profiling, metrics=metrics, counts=self.counts)
+
+    def _background(self) -> list[Periodic]:
+        """What the first worker does beside serving."""
+        found: list[Periodic] = [self.lag, self.programs]
+        if self.config["ECS_CHECKPOINT"] and self.last_view.life:
+            found.append(self.last_view)
+        statistics = runtimestats.of_config(self.config)
+        return found if statistics is None else [*found, statistics]
 
     def _buckets(self, name: str, steady: float, burst: float) -> Throttle:
         if self.workers == 1:
@@ -97,12 +128,11 @@ class Endpoint:
         self._allow_many_files()
         self.audit.start()
         self.source.start()
-        if self.introspection is not None:
-            self.lag.start()
-            self.programs.start()
+        for one in self.background:
+            one.start()
         try:
             if self._wait_for_instance() and self._open():
-                self.context.ready("serving")
+                self._tell()
                 self.context.stopping.wait()
         finally:
             self._close()
@@ -116,12 +146,26 @@ class Endpoint:
 
     def _wait_for_instance(self) -> bool:
         self.context.not_ready("waiting for the registration of the container instance")
+        patience = time.monotonic() + DURABLE_SECONDS
         # Not with the ARN alone: a request between the instance and the tasks would find none of them.
-        while not (self.view.instance.arn and self.source.durable.loaded.is_set()):
+        while not (self.view.instance.arn and self.source.complete):
             if self.context.stopping.wait(POLL_SECONDS):
                 return False
+            if not self.source.complete and time.monotonic() > patience:
+                patience = float("inf")
+                if self.last_view.restore():
+                    break
         self.source.volatile.loaded.wait(VOLATILE_SECONDS)
         return not self.context.stopping.is_set()
+
+    def _tell(self) -> None:
+        """Ready, and whether what is served is as old as the last view."""
+        if not self.source.complete:
+            self.context.ready(f"serving {len(self.view.tasks)} tasks as they were before the durable Redis went away")
+            while not self.source.durable.loaded.wait(0.5):
+                if self.context.stopping.is_set():
+                    return
+        self.context.ready("serving")
 
     def _open(self) -> bool:
         wanted: list[tuple[str, str, int, Callable[..., Any], float]] = [
@@ -149,8 +193,8 @@ class Endpoint:
         greenlets = [gevent.spawn(server.drain, DRAIN_SECONDS) for server in self.servers]
         gevent.joinall(greenlets, timeout=DRAIN_SECONDS + 1)
         self.source.stop()
-        self.lag.stop()
-        self.programs.stop()
+        for one in self.background:
+            one.stop()
         self.audit.stop()
 
     def port_of(self, application: Callable[..., Any]) -> int:
@@ -159,14 +203,16 @@ class Endpoint:
         return int(server.socket.getsockname()[1])
 
 
-def _keep_worker(context: Context, number: int) -> None:
+def _keep_worker(context: Context, number: int, workers: int) -> None:
     """Run one more worker process, and start it again when it ends."""
-    backoff = Backoff(1.0, 60.0)
+    backoff = Backoff(0.1, 60.0)
+    # All must count the same number, also when the CPUs that they may use change meanwhile.
+    environment = os.environ | {LIFE_VARIABLE: life(), "ECS_ENDPOINT_WORKERS": str(workers)}
     while not context.stopping.is_set():
         started = time.monotonic()
-        process = subprocess.Popen([sys.executable, "-m", "services.endpoint", "--worker", str(number)])
-        while process.poll() is None and not context.stopping.wait(0.5):
-            pass
+        command = [sys.executable, "-m", "services.endpoint", "--worker", str(number)]
+        process = subprocess.Popen(command, env=environment)
+        gevent.wait([process.result, context.stopping], count=1)  # type: ignore[attr-defined]  # gevent's Popen has it
         if context.stopping.is_set():
             process.terminate()
             process.wait(timeout=DRAIN_SECONDS + 3)
@@ -174,6 +220,6 @@ def _keep_worker(context: Context, number: int) -> None:
         if time.monotonic() - started > WORKER_HEALTHY_SECONDS:
             backoff.reset()
         delay = backoff.delay()
-        log.error("worker %d of the endpoint ended with status %s; a new one starts in %.0f s",
+        log.error("worker %d of the endpoint ended with status %s; a new one starts in %.1f s",
                   number, process.returncode, delay)  # fmt: skip
         context.stopping.wait(delay)

@@ -23,13 +23,23 @@ from services.endpoint.counts import REQUESTS, TASKS, Counts
 from services.endpoint.credentials import CredentialsEndpoint
 from services.endpoint.faultroutes import FAULTS, OPERATIONS, FaultRoutes
 from services.endpoint.follow import Source
-from services.endpoint.http import Slow
 from services.endpoint.metadata import Finder, Metadata
 from services.endpoint.protection import Protection
-from services.endpoint.reply import FAILED, METHOD_NOT_ALLOWED, NOT_FOUND, TEXT, Reply, status_line
+from services.endpoint.reply import (
+    FAILED,
+    METHOD_NOT_ALLOWED,
+    NOT_FOUND,
+    NOT_YET_TEXT,
+    TEXT,
+    NotYet,
+    Reply,
+    said,
+    status_line,
+)
 from services.endpoint.stats import Stats
 from services.endpoint.tags import Tags
 from services.endpoint.throttle import Bucket, Throttle
+from services.endpoint.wire import Slow
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +87,7 @@ class TaskServer:
         clean = paths.cleaned(path)
         if clean != path:
             self.counts.answered(TASKS, "redirect", 301)
-            start_response("301 Moved Permanently", [("Location", paths.location(clean, environ))])
+            start_response("301 Moved Permanently", [("Location", _location(clean, environ))])
             return (b"",)
         address = environ["REMOTE_ADDR"]
         rates = [
@@ -111,6 +121,8 @@ class TaskServer:
             reply = route.handler(environ, *parts)
         except Slow:
             raise
+        except NotYet:
+            reply = said(503, NOT_YET_TEXT)
         except Exception:
             log.exception("a %s request could not be answered; the client gets a 500", route.name)
             return FAILED
@@ -171,6 +183,10 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 def _group(text: str) -> str:
     return next(group for word, group in GROUPS if word in text)
+
+
+def _location(path: str, environ: Mapping[str, Any]) -> str:
+    return paths.location(path, environ["QUERY_STRING"], bool(environ.get("endpoint.bare_query")))
 
 
 def _short(path: str) -> str:

@@ -1,16 +1,21 @@
-"""An endpoint in this process against real Redis and real sockets, on free ports."""
+"""An endpoint in this process, or as a child, against real Redis and real sockets, on free ports."""
 
 from __future__ import annotations
 
 import http.client
 import json
 import logging
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gevent
+import psutil
 import pytest
 
 from common.bus import Bus, Change
@@ -22,6 +27,16 @@ from common.model.task import Container, Network, Task
 from common.process import Context
 from services.endpoint.service import Endpoint
 
+ROOT = Path(__file__).parents[3]
+SERVE = """
+from gevent import monkey
+monkey.patch_all()
+import sys
+from common import process
+from services.endpoint.service import Endpoint
+ports = {"task_port": int(sys.argv[1]), "introspection_port": int(sys.argv[2])}
+sys.exit(process.run("endpoint", lambda context: Endpoint(context, **ports).run()))
+"""
 INSTANCE_ARN = "arn:aws:ecs:us-west-2:111122223333:container-instance/c/77"
 
 
@@ -162,3 +177,76 @@ def start(redis_servers, run_dir: Path, eventually) -> Iterator[Callable[..., Ru
     yield make
     for one in running:
         one.stop()
+
+
+def free_port() -> int:
+    """A TCP port of loopback that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Child:
+    """The endpoint as a process, so that its memory, limits and times are its own.
+
+    It can be killed and started again on the same ports.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir, self.tasks, self.introspection = run_dir, free_port(), free_port()
+        self.log = run_dir / "endpoint.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        environment = os.environ | {
+            "ECS_RUN_DIR": str(self.run_dir),
+            "ECS_DATADIR": str(self.run_dir),
+            "ECS_AUDIT_LOGFILE": str(self.run_dir / "audit.log"),
+            "AWS_DEFAULT_REGION": "us-west-2",
+            "ECS_TASK_METADATA_RPS_LIMIT": "100000,100000",
+        }
+        python = [sys.executable, "-c", SERVE, str(self.tasks), str(self.introspection)]
+        command = ["sh", "-c", 'ulimit -Sn 256; exec "$@"', "sh", *python]
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+
+    def kill(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(10)
+
+    def get(self, path: str, port: int = 0, timeout: float = 5.0) -> tuple[int, bytes]:
+        """Status and body; status 0 when nobody answers."""
+        connection = http.client.HTTPConnection("127.0.0.1", port or self.tasks, timeout=timeout)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read()
+        except OSError:
+            return 0, b""
+        finally:
+            connection.close()
+
+    def series(self, start: str) -> float:
+        """The sum of the metrics whose line begins so."""
+        lines = self.get("/metrics", self.introspection)[1].decode().splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(start))
+
+    @property
+    def facts(self) -> psutil.Process:
+        assert self.process is not None
+        return psutil.Process(self.process.pid)
+
+
+@pytest.fixture
+def child(writers, run_dir: Path, eventually) -> Iterator[Child]:
+    """A serving process that knows the task "a" and its credentials."""
+    writers.instance()
+    task = writers.task("a")
+    writers.credentials("c-a")
+    writers.stats(task, b'{"read":"x"}')
+    one = Child(run_dir)
+    one.start()
+    eventually(lambda: one.get("/v2/credentials/c-a")[0] == 200, seconds=20)
+    yield one
+    one.kill()

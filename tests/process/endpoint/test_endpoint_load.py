@@ -1,119 +1,31 @@
-"""The real endpoint process under clients that do not behave: slow ones, idle ones, malformed ones, and its restart.
-
-The process under test is a child on ports of its own, so that its memory, its limits and its times are its own.
-"""
+"""The real endpoint process under clients that do not behave: slow ones, idle ones, malformed ones."""
 
 from __future__ import annotations
 
 import contextlib
 import http.client
 import itertools
-import json
-import os
 import random
 import re
 import resource
 import signal
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import gevent
 import psutil
 import pytest
 
-from services.endpoint import http as http_layer
+from services.endpoint.wire import READ_SECONDS
+from tests.process.endpoint.conftest import Child
 
-ROOT = Path(__file__).parents[3]
-SERVE = """
-from gevent import monkey
-monkey.patch_all()
-import sys
-from common import process
-from services.endpoint.service import Endpoint
-ports = {"task_port": int(sys.argv[1]), "introspection_port": int(sys.argv[2])}
-sys.exit(process.run("endpoint", lambda context: Endpoint(context, **ports).run()))
-"""
 SLOW_CLIENTS, IDLE_CLIENTS = 100, 2000
 MEASURED_SECONDS = 4.0
 P99_SECONDS = 0.05
-RESTART_SECONDS = 1.0
 FUZZ_REQUESTS = 3000
 GROWTH_BYTES = 6 << 20
-
-
-def free_port() -> int:
-    """A TCP port of loopback that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class Child:
-    """The endpoint as a process; can be killed and started again on the same ports."""
-
-    def __init__(self, run_dir: Path) -> None:
-        self.run_dir, self.tasks, self.introspection = run_dir, free_port(), free_port()
-        self.log = run_dir / "endpoint.log"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        environment = os.environ | {
-            "ECS_RUN_DIR": str(self.run_dir),
-            "ECS_DATADIR": str(self.run_dir),
-            "ECS_AUDIT_LOGFILE": str(self.run_dir / "audit.log"),
-            "AWS_DEFAULT_REGION": "us-west-2",
-            "ECS_TASK_METADATA_RPS_LIMIT": "100000,100000",
-        }
-        python = [sys.executable, "-c", SERVE, str(self.tasks), str(self.introspection)]
-        command = ["sh", "-c", 'ulimit -Sn 256; exec "$@"', "sh", *python]
-        with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
-
-    def kill(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.process.kill()
-            self.process.wait(10)
-
-    def get(self, path: str, port: int = 0, timeout: float = 5.0) -> tuple[int, bytes]:
-        """Status and body; status 0 when nobody answers."""
-        connection = http.client.HTTPConnection("127.0.0.1", port or self.tasks, timeout=timeout)
-        try:
-            connection.request("GET", path)
-            response = connection.getresponse()
-            return response.status, response.read()
-        except OSError:
-            return 0, b""
-        finally:
-            connection.close()
-
-    def series(self, start: str) -> float:
-        """The sum of the metrics whose line begins so."""
-        lines = self.get("/metrics", self.introspection)[1].decode().splitlines()
-        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(start))
-
-    @property
-    def facts(self) -> psutil.Process:
-        assert self.process is not None
-        return psutil.Process(self.process.pid)
-
-
-@pytest.fixture
-def child(writers, run_dir: Path, eventually) -> Iterator[Child]:
-    """A serving process that knows the task "a" and its credentials."""
-    writers.instance()
-    task = writers.task("a")
-    writers.credentials("c-a")
-    writers.stats(task, b'{"read":"x"}')
-    one = Child(run_dir)
-    one.start()
-    eventually(lambda: one.get("/v2/credentials/c-a")[0] == 200, seconds=20)
-    yield one
-    one.kill()
 
 
 @pytest.fixture
@@ -179,7 +91,7 @@ def test_slow_clients_and_idle_connections_delay_nobody(child, many_files, capsy
         assert child.facts.num_fds() > IDLE_CLIENTS
         found = latencies(child, MEASURED_SECONDS)
         # They are idle for longer than READ_SECONDS by now or soon: the service closes them, not the test.
-        gevent.sleep(http_layer.READ_SECONDS)
+        gevent.sleep(READ_SECONDS)
         assert idle[0].recv(1) == b"" and idle[-1].recv(1) == b""
         assert child.facts.num_fds() < SLOW_CLIENTS + 256
         gevent.killall(drips)
@@ -188,62 +100,6 @@ def test_slow_clients_and_idle_connections_delay_nobody(child, many_files, capsy
         print(f"\n{len(found)} requests beside {SLOW_CLIENTS} slow clients and {IDLE_CLIENTS} idle connections: "
               f"p50 {p50 * 1e3:.1f} ms, p99 {p99 * 1e3:.1f} ms, longest {found[-1] * 1e3:.1f} ms")  # fmt: skip
     assert p99 < P99_SECONDS
-
-
-def restarted(child: Child, answered: Callable[[], bool]) -> float:
-    """SIGKILL and start; seconds from the start until the right answer, which no wrong one may precede."""
-    child.kill()
-    started = time.monotonic()
-    child.start()
-    while not answered():
-        assert time.monotonic() - started < 15, child.log.read_text()[-2000:]
-        time.sleep(0.005)
-    return time.monotonic() - started
-
-
-def test_a_killed_process_serves_again_within_a_second_and_never_wrongly(child, capsys):
-    """From exec to the credentials, with the interpreter's start; no 404 or 400 comes before the right answer."""
-
-    def answered() -> bool:
-        for path in ("/v4/e-a/task", "/v2/credentials/c-a"):
-            status, body = child.get(path)
-            assert status in (0, 200), (path, status, body)
-            if not status:
-                return False
-        return True
-
-    times = [restarted(child, answered) for _ in range(3)]
-    with capsys.disabled():
-        print("\nSIGKILL, start, right answers after " + ", ".join(f"{t:.2f} s" for t in times))
-    assert min(times) < RESTART_SECONDS
-
-
-@pytest.mark.parametrize("store", ["empty", "away"])
-def test_credentials_that_have_not_come_back_are_a_503_after_the_restart(
-    child, writers, redis_servers, store, eventually, capsys
-):
-    """SDKs retry a 503 and give up on a 400; an id that no task names is a 400 as ever. Then acs publishes again."""
-    redis_servers[1].kill()
-    if store == "empty":
-        redis_servers[1].start()
-    seconds = restarted(child, lambda: child.get("/v2/credentials/c-a")[0] != 0)
-    status, body = child.get("/v2/credentials/c-a")
-    assert (status, json.loads(body)) == (
-        503,
-        {
-            "code": "CredentialsUninitialized",
-            "message": "CredentialsV2Request: Credentials uninitialized for ID",
-            "HTTPErrorCode": 503,
-        },
-    )
-    assert child.get("/v2/credentials/unknown")[0] == 400
-    assert child.get("/v4/e-a/task")[0] == 200
-    with capsys.disabled():
-        print(f"\nvolatile Redis {store}: 503 for pending credentials {seconds:.2f} s after the start")
-    if store == "away":
-        redis_servers[1].start()
-    writers.credentials("c-a", "AKIDNEW")
-    eventually(lambda: b"AKIDNEW" in child.get("/v2/credentials/c-a")[1], seconds=5)
 
 
 ROUTES = [
@@ -255,7 +111,8 @@ ROUTES = [
     *(f"/api/{{id}}/fault/v1/network-{fault}/{what}" for fault in ("blackhole-port", "latency", "packet-loss")
       for what in ("start", "stop", "status")),
 ]  # fmt: skip
-LOCAL_ROUTES = ["/", "/v1/metadata", "/v1/tasks", "/v1/tasks?taskarn={id}", "/v1/tasks?dockerid={id}", "/metrics"]
+LOCAL_ROUTES = ["/", "/v1/metadata", "/v1/tasks", "/v1/tasks?taskarn={id}", "/v1/tasks?dockerid={id}", "/metrics",
+                "/license", "/debug/pprof/{id}"]  # fmt: skip
 IDS = [
     "", "e-no", "a%2Fb", "%", "%zz", "%00", "%0a", "..", "../..", ";", "?", "#", "%ff%fe", "x" * 300, "x" * 70_000,
     "%25", "+", "a b", "'\"<>", "{id}", "-1", "%e2%82%ac",

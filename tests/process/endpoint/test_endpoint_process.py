@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import http.server
 import json
-import os
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import gevent
 import pytest
 
 from services.endpoint import follow
-
-ROOT = Path(__file__).parents[3]
 
 
 def test_listeners_open_with_the_registration_and_not_before(start, writers, eventually):
@@ -333,66 +327,6 @@ def test_profiling_serves_diagnostics_only_when_it_is_on(start, writers):
     assert b"Greenlet" in running.look("/debug/pprof/goroutine").body
     assert b"endpoint" in running.look("/debug/pprof/heap").body or running.look("/debug/pprof/heap").status == 200
     assert running.look("/debug/pprof/profile?seconds=1").status == 200
-
-
-IN_NAMESPACE = "ip link set lo up && exec {python} -m services.endpoint"
-ASK = """
-import collections, http.client, sys
-def get(port, path):
-    c = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    c.request("GET", path)
-    r = c.getresponse()
-    r.read()
-    return r.status
-print(dict(collections.Counter(get(int(sys.argv[1]), sys.argv[2]) for _ in range(int(sys.argv[3])))))
-"""
-
-
-def ask_inside(pid: int, port: int, path: str, count: int) -> dict[int, int]:
-    """Requests from inside the network namespace of `pid`; {} while nobody answers."""
-    command = ["nsenter", "-t", str(pid), "-n", sys.executable, "-c", ASK, str(port), path, str(count)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=30)
-    return (
-        {
-            int(k): v
-            for k, v in json.loads(result.stdout.replace("{", '{"').replace(":", '":').replace(", ", ', "')).items()
-        }
-        if result.returncode == 0
-        else {}
-    )
-
-
-@pytest.mark.netns
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root for a network namespace")
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_the_real_process_serves_its_ports_and_ends_on_sigterm(writers, run_dir, eventually, workers):
-    """The entry point on its own ports, in a network namespace; with two workers the limit is still one limit."""
-    writers.instance()
-    writers.credentials("c-a")
-    environment = os.environ | {
-        "ECS_RUN_DIR": str(run_dir),
-        "ECS_DATADIR": str(run_dir),
-        "ECS_AUDIT_LOGFILE": str(run_dir / "audit.log"),
-        "AWS_DEFAULT_REGION": "us-west-2",
-        "ECS_ENDPOINT_WORKERS": workers,
-        "ECS_TASK_METADATA_RPS_LIMIT": "1,30",
-    }
-    command = ["unshare", "-n", "sh", "-c", IN_NAMESPACE.format(python=sys.executable)]
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    try:
-        eventually(lambda: ask_inside(process.pid, 51678, "/v1/metadata", 1) == {200: 1}, seconds=15)
-        if workers == "2":
-            eventually(lambda: (run_dir / "endpoint-2.beat").exists(), seconds=15)
-            gevent.sleep(2)
-        counts = ask_inside(process.pid, 51679, "/v2/credentials/c-a", 60)
-        assert 30 <= counts[200] <= 36 and counts[429] == 60 - counts[200]
-        process.terminate()
-        assert process.wait(10) == 0
-    finally:
-        process.kill()
-        output = process.stdout.read().decode()
-    assert "Traceback" not in output
-    assert sum(" 200 127.0.0.1:" in line for line in (run_dir / "audit.log").read_text().splitlines()) == counts[200]
 
 
 def test_listeners_wait_for_the_tasks_and_not_only_for_the_instance(start, writers, monkeypatch, eventually):

@@ -36,6 +36,7 @@ CONFIG = {
     "ECS_DISABLE_METRICS": False,
     "ECS_INSTANCE_IP_COMPATIBILITY": "",
     "ECS_ALTERNATE_CREDENTIAL_PROFILE": "default",
+    "ECS_EXTERNAL": False,
 }
 
 
@@ -105,6 +106,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.source = Source(self.view, StubStore(), StubStore(), lambda: self.now)
+        self.source.durable.loaded.set()
         self.audit = Audit([self.lines.append], now=lambda: 1780308000.0)
         self.faults = FaultRoutes(Buckets(0.2, 1.0), self.tmp, self._run, lambda: None, lambda: self.now)
         self.tasks = application(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from common.model.task import NetworkInterface
@@ -255,7 +256,7 @@ def test_a_command_gives_its_status_and_both_outputs():
     assert run_command(["sh", "-c", "echo out; echo err >&2; exit 3"], 5.0) == (3, b"out\nerr\n")
 
 
-def test_the_namespace_of_another_process_is_refused(task, container, tmp_path: Path):
+def test_the_namespace_of_another_process_is_refused(task, container, tmp_path: Path, monkeypatch):
     """A process id can be taken by somebody else; its cgroup tells."""
     pause = container(name="~p", docker_id="cd" * 32, type="CNI_PAUSE", endpoint_id="")
     given = task(
@@ -271,6 +272,10 @@ def test_the_namespace_of_another_process_is_refused(task, container, tmp_path: 
     assert faulttargets.of_awsvpc(given, tmp_path) is None
     (tmp_path / "77" / "cgroup").write_text("0::/system.slice/docker-" + "cd" * 32 + ".scope\n")
     assert faulttargets.of_awsvpc(given, tmp_path) == Target("/proc/77/ns/net", ("eth0",))
+    # An agent in a container sees the host's processes elsewhere.
+    monkeypatch.setattr(faulttargets, "HOST_PROC", tmp_path)
+    given = msgspec.structs.replace(given, network_namespace="/host/proc/77/ns/net")
+    assert faulttargets.of_awsvpc(given, tmp_path / "none") == Target("/host/proc/77/ns/net", ("eth0",))
 
 
 def test_the_default_routes_of_the_host_are_read_from_proc(tmp_path: Path):

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.endpoint import http
-from services.endpoint.http import BodyError, Server
+from services.endpoint import wire
+from services.endpoint.http import Server
 from services.endpoint.listeners import holder, listen, listen_until_it_works, problem
 
 
@@ -26,7 +26,7 @@ def echo(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[by
     if environ["PATH_INFO"] == "/body":
         try:
             body = environ["wsgi.input"].read()
-        except BodyError as error:
+        except wire.BodyError as error:
             body = f"error: {error}".encode()
     text = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']} {environ['QUERY_STRING']} ".encode("latin-1")
     start_response("200 OK", [("Content-Type", "text/plain"), ("X-Peer", environ["REMOTE_ADDR"])])
@@ -199,10 +199,12 @@ def test_a_malformed_request_is_refused_and_the_connection_closed(client, data, 
         (b"GET /lf HTTP/1.1\nHost: h\n\n", b"GET /lf  "),
         (b"GET /fold HTTP/1.1\r\nHost: h\r\nX: a\r\n b\r\n\r\n", b"GET /fold  "),
         (b"GET /%41%2Fb HTTP/1.1\r\nHost: h\r\n\r\n", b"GET /A/b  "),
+        (b"GET * HTTP/1.1\r\nHost: h\r\n\r\n", b"GET *  "),
+        (b"OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n", b""),
     ],
 )
 def test_unusual_but_valid_requests_are_served(client, head, seen):
-    """Absolute form, bare line feeds, folded headers, escapes."""
+    """Absolute form, bare line feeds, folded headers, escapes, and the question to the server itself."""
     assert client.send(head).answer()[2] == seen
 
 
@@ -219,7 +221,7 @@ def test_no_bytes_make_the_server_fail(server, data):
 @pytest.mark.parametrize("sent", [b"", b"GET / HT", b"PUT /body HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nabc"])
 def test_a_slow_client_is_dropped_and_holds_nobody_up(server, monkeypatch, sent):
     """Read and idle time-outs; meanwhile others are served."""
-    monkeypatch.setattr(http, "READ_SECONDS", 0.3)
+    monkeypatch.setattr(wire, "READ_SECONDS", 0.3)
     slow = Client(server).send(sent)
     assert Client(server).send(b"GET /b HTTP/1.1\r\nHost: h\r\n\r\n").answer()[2] == b"GET /b  "
     assert slow.closed() == b""
@@ -227,7 +229,7 @@ def test_a_slow_client_is_dropped_and_holds_nobody_up(server, monkeypatch, sent)
 
 def test_dripping_bytes_does_not_extend_the_deadline(server, monkeypatch):
     """The time-out is for the whole request, not for each byte."""
-    monkeypatch.setattr(http, "READ_SECONDS", 0.3)
+    monkeypatch.setattr(wire, "READ_SECONDS", 0.3)
     slow = Client(server)
     with pytest.raises(OSError):
         for _ in range(100):

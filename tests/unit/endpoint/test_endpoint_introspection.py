@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.model.task import Container
+from services.endpoint.paths import first_values
 
 D = "ab" * 32
 ARN = "arn:aws:ecs:us-west-2:111122223333:task/c/0a1b"
@@ -68,6 +69,25 @@ def test_introspection_redirects_with_a_page(world):
     assert (answer.status, answer.header("Location")) == (301, "/v1/tasks?a=1&b=2")
     assert answer.body == b'<a href="/v1/tasks?a=1&amp;b=2">Moved Permanently</a>.\n\n'
     assert world.look("//v1/tasks", method="POST").body == b""
+    assert world.look("//v1/tasks?").header("Location") == "/v1/tasks"
+    assert (world.look("*").status, world.look("*").header("Connection")) == (400, "close")
+    assert b'href="/x?&#39;&#34;&lt;"' in world.look("//x?'\"<").body
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("", {}),
+        ("a=1&a=2&b", {"a": "1", "b": ""}),
+        ("A=1&a=2", {"A": "1", "a": "2"}),
+        ("a=%zz&a=2&b=1;c=2&%=x", {"a": "2"}),
+        ("a=x+y%20z%2B&&=&a%62=1", {"a": "x y z+", "": "", "ab": "1"}),
+        ("a=%ff&b=\xc3\xa9", {"a": "\ufffd", "b": "é"}),
+    ],
+)
+def test_queries_are_read_like_the_reference_reads_them(query, found):
+    """The first value of a key counts, case matters, and a malformed pair is as if it were not there."""
+    assert first_values(query) == found
 
 
 def test_the_licence_texts_are_joined(world, tmp_path: Path):

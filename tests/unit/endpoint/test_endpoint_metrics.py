@@ -9,15 +9,18 @@ from typing import Any
 import gevent
 import pytest
 
+from common.bus import encode
 from common.errors import Temporary
-from common.model.agent import Session
+from common.keys import DOCKER_CALLS
+from common.model.agent import DockerCalls, DockerOperation, Session
 from common.model.status import ContainerStatus, TaskStatus
 from common.readiness import Beat
+from common.stub import StubStore
 from services.endpoint.counts import FAULTS, INTROSPECTION, REQUESTS, ROUTES, TASKS, Counts
 from services.endpoint.exposition import CONTENT_TYPE, counter, gauge
 from services.endpoint.introspection import Introspection
 from services.endpoint.looplag import LoopLag
-from services.endpoint.metrics import Backlog, Metrics, Programs
+from services.endpoint.metrics import Metrics, Programs, backlog, docker_calls
 from tests.unit.endpoint.conftest import World, ask
 
 NOW = 1_780_308_000.0
@@ -47,8 +50,9 @@ class Page:
         self.outbox = Outbox(3)
         self.programs = Programs(str(run_dir), lambda: NOW)
         self.counts, self.lag = Counts(), LoopLag()
-        backlog = Backlog(self.outbox, lambda: self.clock)
-        metrics = Metrics(world.view, self.programs, backlog, self.counts, self.lag, lambda: NOW)
+        self.store = StubStore()
+        asked = backlog(self.outbox, lambda: self.clock), docker_calls(self.store, lambda: self.clock)
+        metrics = Metrics(world.view, self.programs, *asked, self.counts, self.lag, lambda: NOW)
         self.app = Introspection(world.source, metrics=metrics, counts=self.counts)
         world.tasks.counts = self.counts
 
@@ -147,6 +151,31 @@ def test_the_backlog_is_absent_while_redis_is_away_or_hangs(page):
         for _ in range(3):
             assert page.value("ecs_agent_submission_backlog") is None
     assert page.outbox.asked == 2
+
+
+def test_the_calls_to_docker_are_shown_as_the_engine_tells_them(page):
+    """Buckets add up, as Prometheus wants them; nothing is there before the engine has told."""
+    assert not [line for line in page.lines() if "docker" in line]
+    buckets = (2, 1, 0, 0, 0, 0, 0, 0, 1)
+    start = DockerOperation(name="container_start", buckets=buckets, seconds=130.5, errors={"timeout": 1})
+    other = DockerOperation(name="info", buckets=(1, 2), seconds=1.0)  # as an older engine counted
+    calls = DockerCalls(operations=(start, other))
+    page.store.data[DOCKER_CALLS.key("docker")] = encode(DOCKER_CALLS, calls)
+    page.clock += 5
+    assert [line for line in page.lines() if "docker_call_seconds" in line][1:] == [
+        "# TYPE ecs_agent_docker_call_seconds histogram",
+        *(
+            f'ecs_agent_docker_call_seconds_bucket{{operation="container_start",le="{bound}"}} {count}'
+            for bound, count in zip(
+                ("0.005", "0.02", "0.1", "0.5", "2", "10", "30", "120", "+Inf"),
+                (2, 3, 3, 3, 3, 3, 3, 3, 4),
+                strict=True,
+            )
+        ),
+        'ecs_agent_docker_call_seconds_sum{operation="container_start"} 130.5',
+        'ecs_agent_docker_call_seconds_count{operation="container_start"} 4',
+    ]
+    assert page.value('ecs_agent_docker_call_errors_total{operation="container_start",error="timeout"}') == 1
 
 
 def test_programs_are_ready_when_they_said_so_lately_and_restarts_show_as_other_pids(page, tmp_path):
@@ -248,7 +277,7 @@ def test_a_late_awakening_is_a_stall():
 
     lag = LoopLag(lambda: clock[0], sleep)
     for _ in range(4):
-        lag.sample()
+        lag.turn()
     assert (lag.stalls, round(lag.seconds, 3), round(lag.longest_seconds, 3)) == (2, 0.4, 0.3)
 
 

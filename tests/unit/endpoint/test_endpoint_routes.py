@@ -114,6 +114,7 @@ def test_the_agent_api_restricts_the_method(world, method):
         ("/v4/y/../x?", "/v4/x?"),
         ("/../..", "/"),
         ("/v4//a%20b", "/v4/a%20b"),
+        ("*", "/%2A"),
     ],
 )
 def test_unclean_paths_are_redirected_before_the_throttle(world, target, location):

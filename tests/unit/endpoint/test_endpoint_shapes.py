@@ -138,6 +138,22 @@ def test_the_two_bindings_of_a_published_port_are_both_shown(world, task, contai
     assert world.look(f"/v1/tasks?taskarn={ARN}").json["Containers"][0]["Ports"] == [plain, plain]
 
 
+def test_behind_service_connect_a_container_shows_the_ports_of_its_own_pause_container(world, task, container):
+    """In bridge mode the pause container publishes them (spec 06 §8.4)."""
+    binding = PortBinding(container_port=80, host_port=32768, bind_ip="0.0.0.0")
+    pause = container(
+        name="~internal~ecs~pause-app",
+        type=ContainerType.CNI_PAUSE,
+        endpoint_id="",
+        docker_id="cd" * 32,
+        port_bindings=(binding,),
+    )
+    world.view.set_task(task(containers=(container(network_mode=f"container:{'cd' * 32}", networks=()), pause)))
+    shown = world.get(f"/v4/{E}").json
+    assert shown["Ports"] == [{"ContainerPort": 80, "Protocol": "tcp", "HostPort": 32768, "HostIp": "0.0.0.0"}]
+    assert shown["Networks"] == [{"NetworkMode": f"container:{'cd' * 32}", "IPv4Addresses": [""]}]
+
+
 def test_a_task_with_an_interface_shows_the_container_port_as_host_port(world, task, container):
     """Case 11."""
     world.view.set_task(
