@@ -17,14 +17,20 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
+    license="Apache-2.0",
+    license_files=["LICENSE", "NOTICE", "THIRD-PARTY"],
     packages=find_namespace_packages(include=["common", "common.*", "services", "services.*"]),
     data_files=[
         ("share/ecs-agent", ["supervisord.conf"]),
         ("share/ecs-agent/examples", ["examples/hello.json"]),
+        ("share/man/man1", ["docs/man/amazon-ecs-init.1", "docs/man/ecs-agent.1", "docs/man/ecs-local.1"]),
+        ("share/man/man5", ["docs/man/ecs.config.5"]),
+        ("share/man/man8", ["docs/man/amazon-ecs-volume-plugin.8", "docs/man/ecs-supervisorctl.8"]),
     ],
     install_requires=[
         "supervisor>=4.2,<5",  # the process tree
         "gevent>=24.2",  # cooperative concurrency in every process
+        "setproctitle>=1.3,<2",  # the programs are forked: `ps` tells them apart by their titles
         "redis>=5.0",  # the bus
         "msgspec>=0.18",  # documents and messages: immutable structs, fast codecs
         "psutil>=5.9",  # who holds a port; process facts
@@ -56,6 +62,8 @@ setup(
             "ecs-agent = common.tree.cli:main",
             "ecs-init = services.init.cli:main",
             "ecs-local = services.local.cli:main",
+            "ecs-supervisorctl = common.tree.control:main",
+            "amazon-ecs-volume-plugin = services.volumes.__main__:main",
         ],
     },
 )

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -201,6 +201,20 @@ class Store:
 
         return self.call(run, deadline_seconds)
 
+    def put(self, values: Mapping[str, bytes], deadline_seconds: float | None = None) -> None:
+        """Overwrite keys (one at least) in one step, unannounced: what changes every second and is read when wanted."""
+
+        def run(client: Client) -> None:
+            connection = client.connection_pool.get_connection()
+            try:
+                words = connection.pack_command("MSET", *(word for pair in values.items() for word in pair))
+                connection.send_packed_command([b"".join(words)])  # in pieces they would wake the server for each
+                connection.read_response()
+            finally:
+                client.connection_pool.release(connection)
+
+        self.call(run, deadline_seconds)
+
     # -- documents -----------------------------------------------------------------------------
 
     def get(self, kind: Kind[T], id_: str, deadline_seconds: float | None = None) -> T | None:
@@ -303,8 +317,7 @@ class Consumer:
     def _set_aside(self, id_: str, fields: Any, error: Exception) -> None:
         log.error("message %s of %s cannot be read (%s); set aside", id_, self.stream, error)
         change = Change().acknowledge(self.stream, self.group, id_)
-        data = (fields or {}).get(b"m", b"")
-        change.commands.append(("HSET", f"aside:{self.stream}", id_, data))
+        change.commands.append(("HSET", f"aside:{self.stream}", id_, (fields or {}).get(b"m", b"")))
         self.store.commit(change)
 
     def _make_group(self) -> None:

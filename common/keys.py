@@ -10,7 +10,18 @@ from typing import Generic, Literal, TypeVar
 
 from msgspec import Struct
 
-from common.model.agent import Credentials, DockerFacts, ImageReference, Instance, Restarted, Sent, Session, TaskStats
+from common.model.agent import (
+    Credentials,
+    DeviceAttachment,
+    DockerCalls,
+    DockerFacts,
+    ImageReference,
+    Instance,
+    Restarted,
+    Sent,
+    Session,
+    TaskStats,
+)
 from common.model.task import Task
 
 T = TypeVar("T", bound=Struct)
@@ -42,9 +53,11 @@ FACTS = Kind("facts", DockerFacts, "engine", "durable")
 IMAGE = Kind("image", ImageReference, "engine", "durable")
 INSTANCE = Kind("instance", Instance, "acs", "durable")
 SENT = Kind("sent", Sent, "acs", "durable")
+ATTACHMENT = Kind("attachment", DeviceAttachment, "acs", "durable")
 SESSION = Kind("session", Session, "acs", "volatile")
 CREDENTIALS = Kind("credentials", Credentials, "acs", "volatile")
 STATS = Kind("stats", TaskStats, "telemetry", "volatile")
+DOCKER_CALLS = Kind("docker_calls", DockerCalls, "engine", "volatile")  # under FACTS_ID; the feed does not tell of it
 RESTARTS = Kind("restarts", Restarted, "telemetry", "durable")
 
 INSTANCE_ID = "instance"

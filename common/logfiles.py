@@ -1,11 +1,13 @@
 """A log file that rolls over by size or by the hour (ECS agent behaviour, spec 01 §9.2).
 
 Several processes of the tree append to one file; each write is one line with O_APPEND, so lines do not mix. Whoever
-first sees the limit renames the file; the others notice that the name points elsewhere and reopen it.
+first sees the limit locks the file, looks again, and renames it; the others notice that the name points elsewhere and
+reopen it. So one full file is renamed once, whoever sees it.
 """
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import re
@@ -54,7 +56,7 @@ class RollingFile(logging.Handler):
         """Keep quiet: the stdout sink has the same line."""
 
     def _open(self) -> int:
-        if self._fd is not None and self._moved():
+        if self._fd is not None and not _is_at(self._fd, self.path):
             os.close(self._fd)
             self._fd = None
         if self._fd is None:
@@ -62,42 +64,46 @@ class RollingFile(logging.Handler):
             self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         return self._fd
 
-    def _moved(self) -> bool:
-        assert self._fd is not None
-        try:
-            named = os.stat(self.path)
-        except FileNotFoundError:
-            return True
-        mine = os.fstat(self._fd)
-        return (named.st_ino, named.st_dev) != (mine.st_ino, mine.st_dev)
-
     def _roll_if_due(self) -> None:
         if self.rollover == "none":
             return
         if self.rollover == "size":
-            if self._size() >= self.max_bytes:
-                numbers = sorted(int(s) for s in self._history(r"\d+"))
-                self._rename(str(numbers[-1] + 1 if numbers else 1))
+            if self._is_full():
+                self._roll(self._is_full, self._next_number)
                 self._prune(r"\d+", key=int)
             return
         hour = time.strftime("%Y-%m-%d-%H", time.localtime(self.now()))
         if self._hour and hour != self._hour:
-            self._rename(self._hour)
+            finished = self._hour
+            self._roll(lambda: not os.path.exists(f"{self.path}.{finished}"), lambda: finished)
             self._prune(r"\d{4}-\d\d-\d\d-\d\d", key=str)
         self._hour = hour
 
-    def _size(self) -> int:
+    def _is_full(self) -> bool:
         try:
-            return os.stat(self.path).st_size
+            return os.stat(self.path).st_size >= self.max_bytes
         except FileNotFoundError:
-            return 0
+            return False
+
+    def _next_number(self) -> str:
+        return str(max((int(s) for s in self._history(r"\d+")), default=0) + 1)
+
+    def _roll(self, still_due: Callable[[], bool], suffix: Callable[[], str]) -> None:
+        """Rename the file, unless another process of the tree was first."""
+        try:
+            held = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX)  # held by others for the time of a rename
+            if _is_at(held, self.path) and still_due():
+                self._rename(suffix())
+        finally:
+            os.close(held)
+        self.close_fd()
 
     def _rename(self, suffix: str) -> None:
-        try:
-            os.rename(self.path, f"{self.path}.{suffix}")
-        except FileNotFoundError:
-            return  # another process of the tree was first
-        self.close_fd()
+        os.rename(self.path, f"{self.path}.{suffix}")
 
     def close_fd(self) -> None:
         """Let go of the renamed file; the next write opens a new one."""
@@ -119,3 +125,13 @@ class RollingFile(logging.Handler):
                 os.unlink(f"{self.path}.{suffix}")
             except FileNotFoundError:
                 continue  # another process of the tree was first
+
+
+def _is_at(fd: int, path: str) -> bool:
+    """The open file is the one that `path` names now."""
+    try:
+        named = os.stat(path)
+    except FileNotFoundError:
+        return False
+    mine = os.fstat(fd)
+    return (named.st_ino, named.st_dev) == (mine.st_ino, mine.st_dev)

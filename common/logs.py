@@ -61,6 +61,8 @@ def _text(record: logging.LogRecord) -> str:
 
 
 def _bare(value: Any) -> str:
+    if value is None:
+        return "<nil>"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
@@ -68,6 +70,13 @@ def _bare(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + " ".join(map(str, value)) + "]"
     return quote(str(value))
+
+
+class BareFormatter(logging.Formatter):
+    """The message alone, without its line's end: what the event log of Windows wants (`windows`)."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _text(record)
 
 
 class LogfmtFormatter(logging.Formatter):
@@ -99,6 +108,9 @@ class JsonFormatter(logging.Formatter):
         return line.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
+FORMATS: dict[str, type[logging.Formatter]] = {"json": JsonFormatter, "windows": BareFormatter}
+
+
 def sink_levels(config: Mapping[str, Any]) -> tuple[int, int]:
     """The levels of stdout and of the file (table of spec 01 §9.1)."""
     level = LEVELS.get(str(config["ECS_LOGLEVEL"] or "").lower())
@@ -111,8 +123,7 @@ def sink_levels(config: Mapping[str, Any]) -> tuple[int, int]:
 
 def configure(config: Mapping[str, Any]) -> logging.Logger:
     """Set up the root logger of this process; returns it."""
-    json_lines = str(config["ECS_LOG_OUTPUT_FORMAT"] or "").lower() == "json"
-    formatter = JsonFormatter() if json_lines else LogfmtFormatter()
+    formatter = FORMATS.get(str(config["ECS_LOG_OUTPUT_FORMAT"] or ""), LogfmtFormatter)()
     out_level, file_level = sink_levels(config)
     root = logging.getLogger()
     for handler in list(root.handlers):

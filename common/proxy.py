@@ -1,7 +1,8 @@
 """Which proxy a connection to AWS goes through, and the way through it (spec 02 §1.5).
 
 The environment is read for every connection, upper case before lower case. For https an HTTP proxy serves when no HTTPS
-proxy is named. http proxies are asked with CONNECT, socks5 ones as RFC 1928 says; an https:// proxy is an error.
+proxy is named, except for EC2, whose client knows the HTTPS proxy only (spec 01 §8.4). http proxies are asked with
+CONNECT, socks5 ones as RFC 1928 says; an https:// proxy is an error.
 """
 
 from __future__ import annotations
@@ -22,17 +23,30 @@ ANSWER_BYTES = 16384  # longest head of an answer to CONNECT
 
 
 def default_no_proxy(docker_socket: str) -> None:
-    """Set NO_PROXY, when it is empty, to the instance metadata addresses and Docker's socket (spec 02 §1.5)."""
+    """Set NO_PROXY, when it is empty, to the instance metadata addresses and Docker's socket (spec 02 §1.5).
+
+    Upper case wins, so what no_proxy says is taken along.
+    """
     if not os.environ.get("NO_PROXY"):
-        os.environ["NO_PROXY"] = f"{LINK_LOCAL_SERVICES},{docker_socket}"
+        said = os.environ.get("no_proxy", "")
+        os.environ["NO_PROXY"] = ",".join(filter(None, (LINK_LOCAL_SERVICES, docker_socket, said)))
 
 
-def proxy_for(scheme: str, host: str, port: int, environ: Mapping[str, str] = os.environ) -> SplitResult | None:
-    """The proxy for a connection to `host`, or None. A value that is no URL means no proxy."""
-    wanted = ("HTTPS_PROXY", "HTTP_PROXY") if scheme == "https" else ("HTTP_PROXY",)
-    value = next((v for name in wanted if (v := environ.get(name) or environ.get(name.lower()))), "")
+def proxy_for(
+    scheme: str, host: str, port: int, environ: Mapping[str, str] = os.environ, fall_back: bool = True
+) -> SplitResult | None:
+    """The proxy for a connection to `host`, or None. A value that is no URL means no proxy.
+
+    `fall_back` is False for clients that do not take the HTTP proxy for https. Raises OSError for a value of HTTP_PROXY
+    in a CGI program, where whoever sends a request could have put it there.
+    """
+    wanted = {"https": ("HTTPS_PROXY", "HTTP_PROXY") if fall_back else ("HTTPS_PROXY",)}.get(scheme, ("HTTP_PROXY",))
+    values = ((name, environ.get(name) or environ.get(name.lower()) or "") for name in wanted)
+    source, value = next((pair for pair in values if pair[1]), ("", ""))
     if not value or _is_local(host) or _excluded(host, port, environ.get("NO_PROXY") or environ.get("no_proxy") or ""):
         return None
+    if source == "HTTP_PROXY" and environ.get("REQUEST_METHOD"):
+        raise OSError("HTTP_PROXY is refused because REQUEST_METHOD is set, as in a CGI program: unset one of them")
     proxy = urlsplit(value if "://" in value else f"http://{value}")
     try:
         usable = bool(proxy.hostname) and (proxy.port is None or proxy.port > 0)

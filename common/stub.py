@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import gevent
@@ -71,6 +71,10 @@ class StubStore:
                 self.streams.get(key, {}).pop(id_, None)
         else:
             raise ValueError(f"the stub store does not know {verb}")
+
+    def put(self, values: Mapping[str, bytes], deadline_seconds: float | None = None) -> None:
+        """Overwrite keys without announcing it."""
+        self.data.update(values)
 
     def get(self, kind: Kind[T], id_: str, deadline_seconds: float | None = None) -> T | None:
         """The document, or None."""

@@ -26,6 +26,7 @@ class Instance(Document, frozen=True, kw_only=True):
     status: str = ""  # of the last answer: ACTIVE, DRAINING ...
     manifest_sequence: int = 0
     registered_at: float = 0.0
+    acs_endpoint: str = ""  # of the last answer of DiscoverPollEndpoint
 
 
 class DockerFacts(Document, frozen=True, kw_only=True):
@@ -62,6 +63,25 @@ class Sent(Document, frozen=True, kw_only=True):
     managed_agents: dict[str, str] = field(default_factory=dict)  # "<container>/<agent>" -> status
 
 
+class DeviceAttachment(Document, frozen=True, kw_only=True):
+    """A network interface or volume that ECS announced for this instance. Written by acs under the attachment's id.
+
+    It is waited for until `expires_at`; once the device is there, ECS is told ATTACHED (spec 02 §6).
+    """
+
+    revision: int = 0
+    arn: str = ""
+    kind: str = ""  # task-eni, instance-eni, amazonebs
+    device: str = ""  # MAC address in lower case, or volume id: what the device is recognised by
+    task_arn: str = ""  # "" for the interfaces of the instance itself
+    cluster_arn: str = ""
+    instance_arn: str = ""
+    expires_at: float = 0.0  # Unix seconds
+    attached: bool = False  # the device is there
+    sent: bool = False  # ECS accepted ATTACHED
+    properties: dict[str, str] = field(default_factory=dict)
+
+
 class Session(Document, frozen=True, kw_only=True):
     """How the session with the control plane stands. Written by acs under "acs" (and telemetry under "tcs")."""
 
@@ -69,6 +89,7 @@ class Session(Document, frozen=True, kw_only=True):
     connected: bool = False
     since: float = 0.0  # Unix seconds of the last change
     reason: str = ""  # why it is down, in plain words
+    inactive: bool = False  # acs: ECS says that this instance was deregistered
     heartbeat_at: float = 0.0  # acs: Unix seconds of the last HeartbeatMessage; telemetry then checks the runtime
 
 
@@ -132,3 +153,21 @@ class Restarted(Document, frozen=True, kw_only=True):
     docker_id: str = ""
     seen_at: int = 0  # nanoseconds since 1970
     before: bytes = b""
+
+
+DOCKER_CALL_SECONDS = (0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 30.0, 120.0)  # upper bounds of DockerOperation.buckets
+
+
+class DockerOperation(Document, frozen=True, kw_only=True):
+    """The calls of one operation of the Docker Engine API since the engine process started."""
+
+    name: str
+    buckets: tuple[int, ...] = ()  # calls by duration; the last number is of those longer than every bound
+    seconds: float = 0.0  # of all calls together
+    errors: dict[str, int] = field(default_factory=dict)  # refused (4xx), failed (5xx), timeout, unreachable -> calls
+
+
+class DockerCalls(Document, frozen=True, kw_only=True):
+    """How Docker answers. Written by the engine under the id "docker", every few seconds while it makes calls."""
+
+    operations: tuple[DockerOperation, ...] = ()

@@ -44,7 +44,16 @@ class ImageRemoved(Message, frozen=True, kw_only=True):
     name: str = ""
 
 
-Command = RunOrUpdateTask | StopVerified | CredentialsChanged | ImageRemoved
+class ForgetEverything(Message, frozen=True, kw_only=True):
+    """This machine is another instance than the one whose tasks are stored (a copied disk): drop all of them.
+
+    Nothing of it is reported: ECS would take it for news of this instance. It comes before any task of the new one.
+    """
+
+    reason: str = ""
+
+
+Command = RunOrUpdateTask | StopVerified | CredentialsChanged | ImageRemoved | ForgetEverything
 
 
 class ContainerChanged(Message, frozen=True, kw_only=True):

@@ -98,10 +98,18 @@ class RestartPolicy(Value, frozen=True, kw_only=True):
 
 
 class ManagedAgent(Value, frozen=True, kw_only=True):
+    """A program of ECS that runs beside the container's own, such as that of ECS Exec (spec 05 §12)."""
+
     name: str
     properties: dict[str, str] = field(default_factory=dict)
-    status: str = ""
+    status: str = ""  # RUNNING, STOPPED, or nothing yet
     reason: str = ""
+    id: str = ""  # UUID in the paths of its files; chosen before the container is created
+    init_failed: bool = False  # its files could not be had; the container runs without it
+    started_at: float = 0.0
+    exec_id: str = ""  # of Docker
+    process_id: int = 0
+    next_check_at: float = 0.0  # 0 = it is not watched
 
 
 class Health(Value, frozen=True, kw_only=True):
@@ -213,7 +221,6 @@ class Container(Value, frozen=True, kw_only=True):
     health: Health = field(default_factory=Health)
     restart_count: int = 0
     last_restart_at: float = 0.0
-    metadata_file_written: bool = False
     restarted_exit: str = ""  # Docker's finish time of the exit that the last restart by policy answered
 
     @property

@@ -149,6 +149,16 @@ def _range_bindings(
         }
 
 
+def attached(cluster: str, attachment_arn: str, task_arn: str = "") -> dict[str, Any]:
+    """The report of one attached device (spec 02 §6.6).
+
+    With a task it is a SubmitTaskStateChange without status and reason, else a SubmitAttachmentStateChanges.
+    """
+    body: dict[str, Any] = {"attachments": [{"attachmentArn": attachment_arn, "status": "ATTACHED"}]}
+    body["cluster"] = cluster
+    return {**body, "task": task_arn} if task_arn else body
+
+
 # -- other calls -------------------------------------------------------------------------------
 
 

@@ -35,6 +35,7 @@ DESIRED = {
     "UNKNOWN": TaskStatus.NONE,  # names that older control planes use
     "DEAD": TaskStatus.STOPPED,
 }
+ROLES = (("roleCredentials", "TaskApplication"), ("executionRoleCredentials", "TaskExecution"))
 NETWORK_MODES = ("awsvpc", "host", "bridge", "none")
 METADATA_ADDRESSES = ("169.254.170.2", "169.254.169.254")  # never sent through a task's proxy
 
@@ -53,7 +54,11 @@ def parse_task(member: Any) -> Task:
     mode = _network_mode(arn, value)
     volumes = parse_volumes(value)
     attachments = parse_attachments(value, mode, [c.name for c in containers])
-    roles = role_credentials(value)
+    # In the reference's order: of several faults ECS hears the first.
+    task_role = _role(value, *ROLES[0])
+    interfaces = tuple(parse_interface(e) for e in value.get("elasticNetworkInterfaces", []))
+    proxy = _proxy(value["proxyConfiguration"]) if "proxyConfiguration" in value else None
+    execution_role = _role(value, *ROLES[1])
     return Task(
         arn=arn,
         family=value.get("family", ""),
@@ -70,22 +75,23 @@ def parse_task(member: Any) -> Task:
         network_mode=mode,
         launch_type=value.get("launchType", ""),
         enable_fault_injection=value.get("enableFaultInjection", False),
-        interfaces=tuple(parse_interface(e) for e in value.get("elasticNetworkInterfaces", [])),
-        proxy=_proxy(value["proxyConfiguration"]) if "proxyConfiguration" in value else None,
+        interfaces=interfaces,
+        proxy=proxy,
         attachments=attachments,
-        credentials_id=next((r.credentials_id for r in roles if r.role_type == "TaskApplication"), ""),
-        execution_credentials_id=next((r.credentials_id for r in roles if r.role_type == "TaskExecution"), ""),
+        credentials_id=task_role.credentials_id if task_role else "",
+        execution_credentials_id=execution_role.credentials_id if execution_role else "",
         desired=DESIRED[desired],
     )
 
 
 def role_credentials(member: Mapping[str, Any]) -> tuple[Credentials, ...]:
     """The credentials of a task's two roles, the task role first. `member` is in canonical form."""
-    found = []
-    for name, role_type in (("roleCredentials", "TaskApplication"), ("executionRoleCredentials", "TaskExecution")):
-        if name in member:
-            found.append(credentials(member[name], member.get("arn", ""), role_type))
-    return tuple(found)
+    found = (_role(member, *role) for role in ROLES)
+    return tuple(role for role in found if role is not None)
+
+
+def _role(member: Mapping[str, Any], name: str, role_type: str) -> Credentials | None:
+    return credentials(member[name], member.get("arn", ""), role_type) if name in member else None
 
 
 def credentials(value: Mapping[str, Any], arn: str, role_type: str) -> Credentials:

@@ -1,4 +1,8 @@
-"""Which attachment messages are valid, and so acknowledged (ECS agent behaviour, spec 02 §6.2)."""
+"""Attachment messages: which are valid, and what they announce (ECS agent behaviour, spec 02 §6.2).
+
+Only a valid message is acknowledged. A resource attachment of another kind than an EBS volume is valid and means
+nothing to this agent.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from common.errors import Permanent
+from common.model.agent import DeviceAttachment
 from common.wire.attachments import properties_of
 from common.wire.interfaces import parse_interface
 
+TASK_ENI, INSTANCE_ENI, EBS = "task-eni", "instance-eni", "amazonebs"
 EBS_REQUIRED = ("volumeId", "volumeSizeGib", "deviceName", "sourceVolumeHostPath", "volumeName")
 FILE_SYSTEMS = ("xfs", "ext2", "ext3", "ext4", "ntfs")
 BY_RESOURCE_TYPE = {
@@ -16,24 +22,29 @@ BY_RESOURCE_TYPE = {
     "ElasticBlockStorage": ("volumeID", "deviceName"),
 }
 ARN_SECTIONS = 6
+CONFIRMATION_WAIT_MS = 300_000  # of a resource attachment without waitTimeoutMs
 
 
 class Unusable(Permanent):
     """The message is not valid; it is neither acknowledged nor acted upon."""
 
 
-def check_interfaces(message: Mapping[str, Any]) -> list[str]:
-    """The attachment ARNs of an ENI message. Raises Unusable or InvalidTask; one bad interface spoils the message."""
-    if message.get("waitTimeoutMs", 0) <= 0:
+def interfaces(message: Mapping[str, Any], kind: str, now: float) -> list[DeviceAttachment]:
+    """What an ENI message announces. Raises Unusable or InvalidTask; one bad interface spoils the message."""
+    wait_ms = message.get("waitTimeoutMs", 0)
+    if wait_ms <= 0:
         raise Unusable("waitTimeoutMs is missing or not above zero")
-    interfaces = [parse_interface(value) for value in message.get("elasticNetworkInterfaces", [])]
-    if not interfaces:
+    found = [parse_interface(value) for value in message.get("elasticNetworkInterfaces", [])]
+    if not found:
         raise Unusable("it names no network interface")
-    return [interface.attachment_arn for interface in interfaces]
+    return [
+        _announced(message, kind, interface.attachment_arn, interface.mac_address.lower(), now + wait_ms / 1000)
+        for interface in found
+    ]
 
 
-def check_confirmation(message: Mapping[str, Any]) -> list[str]:
-    """The attachment ARN of a ConfirmAttachmentMessage, as a list. Raises Unusable."""
+def confirmation(message: Mapping[str, Any], now: float) -> list[DeviceAttachment]:
+    """What a ConfirmAttachmentMessage announces: one volume, or nothing that concerns this agent. Raises Unusable."""
     attachment = message.get("attachment")
     if attachment is None:
         raise Unusable("it has no attachment")
@@ -45,16 +56,36 @@ def check_confirmation(message: Mapping[str, Any]) -> list[str]:
     for name, arn in arns.items():
         if not arn.startswith("arn:") or len(arn.split(":")) < ARN_SECTIONS:
             raise Unusable(f"{name} {arn!r} is not an ARN")
-    _check_properties(attachment)
-    return [arns["attachmentArn"]]
+    properties = _properties(attachment)
+    if attachment.get("attachmentType") != EBS:
+        return []
+    until = now + (message.get("waitTimeoutMs") or CONFIRMATION_WAIT_MS) / 1000
+    return [_announced(message, EBS, arns["attachmentArn"], properties["volumeId"], until, properties)]
 
 
-def _check_properties(attachment: Mapping[str, Any]) -> None:
+def _announced(
+    message: Mapping[str, Any],
+    kind: str,
+    arn: str,
+    device: str,
+    expires_at: float,
+    properties: Mapping[str, str] | None = None,
+) -> DeviceAttachment:
+    return DeviceAttachment(
+        arn=arn, kind=kind, device=device, expires_at=expires_at,
+        task_arn=message.get("taskArn", ""),
+        cluster_arn=message.get("clusterArn", ""),
+        instance_arn=message.get("containerInstanceArn", ""),
+        properties=dict(properties or {}),
+    )  # fmt: skip
+
+
+def _properties(attachment: Mapping[str, Any]) -> dict[str, str]:
+    for pair in attachment.get("attachmentProperties", []):
+        if not (pair or {}).get("name") or not (pair or {}).get("value"):
+            raise Unusable(f"its property {(pair or {}).get('name', '')!r} has no name or no value")
     properties = properties_of(attachment)
-    for name, value in properties.items():
-        if not name or not value:
-            raise Unusable(f"its property {name!r} has no name or no value")
-    if attachment.get("attachmentType") == "amazonebs":
+    if attachment.get("attachmentType") == EBS:
         required: tuple[str, ...] = EBS_REQUIRED
         if properties.get("fileSystem", FILE_SYSTEMS[0]) not in FILE_SYSTEMS:
             raise Unusable(f"its file system {properties['fileSystem']!r} is none of {', '.join(FILE_SYSTEMS)}")
@@ -66,3 +97,4 @@ def _check_properties(attachment: Mapping[str, Any]) -> None:
     missing = [name for name in required if name not in properties]
     if missing:
         raise Unusable(f"it lacks the properties {', '.join(missing)}")
+    return properties

@@ -69,6 +69,11 @@ class Situation:
     def __post_init__(self) -> None:
         object.__setattr__(self, "versions", extended_versions(self.docker.usable_api_versions))
 
+    @property
+    def task_eni(self) -> bool:
+        """Tasks can have network interfaces of their own."""
+        return self.host.offers_task_networking(self.settings.task_eni)
+
     def speaks(self, version: str) -> bool:
         """Docker can be asked for this API version."""
         return version in self.versions
@@ -109,7 +114,7 @@ def _api(version: str, *options: str) -> Condition:
 
 
 def _task_eni(*options: str) -> Condition:
-    return lambda s: s.settings.task_eni and all(s.on(option) for option in options)
+    return lambda s: s.task_eni and all(s.on(option) for option in options)
 
 
 def _limits(s: Situation) -> bool:
@@ -199,9 +204,11 @@ def _capabilities(s: Situation) -> Iterator[dict[str, str]]:
     yield from _docker_versions(s)
     yield from _logging_drivers(s)
     yield from _rows(SECURITY, s)
-    if s.settings.task_eni and s.host.cni_version:
+    if s.task_eni and s.host.cni_version:
         yield attribute(ECS + "cni-plugin-version", s.host.cni_version)
     yield from _rows(AFTER_CNI, s)
+    if s.task_eni and s.host.branch_cni_version:
+        yield attribute(ECS + "branch-cni-plugin-version", s.host.branch_cni_version)
     yield from _rows(IMAGES, s)
     yield from _plugins(s)
     if s.host.gpus and s.host.gpus.driver_version:
@@ -243,7 +250,7 @@ def _plugins(s: Situation) -> Iterator[dict[str, str]]:
 
 
 def _about_the_instance(s: Situation) -> Iterator[dict[str, str]]:
-    if s.settings.task_eni:
+    if s.task_eni:
         yield attribute("ecs.vpc-id", s.vpc_id)
         yield attribute("ecs.subnet-id", s.subnet_id)
     yield attribute("ecs.os-type", "linux")

@@ -78,6 +78,8 @@ class Channel:
                 raise self._closed_by_peer(_data(frame))
             elif frame.opcode != websocket.ABNF.OPCODE_PONG:
                 self._check_order(frame.opcode, bool(parts))
+                if frame.opcode == websocket.ABNF.OPCODE_BINARY:
+                    log.error("the control plane sent a binary message; it is read as text")
                 parts.append(_data(frame))
                 size += len(frame.data)
                 if size > MAX_FRAME_BYTES:
@@ -110,7 +112,11 @@ class Channel:
 
     def _closed_by_peer(self, data: bytes) -> ChannelEnded:
         code = struct.unpack("!H", data[:2])[0] if len(data) >= 2 else NO_STATUS
-        text = data[2:].decode("utf-8", "replace")
+        try:
+            text = data[2:].decode()
+        except UnicodeDecodeError:
+            self.close(PROTOCOL_ERROR, "")
+            return ChannelEnded("the control plane closed the connection with a reason that is not UTF-8")
         self._write(websocket.ABNF.OPCODE_CLOSE, data[:2])
         self.closing = True
         return ChannelEnded(f"the control plane closed the connection with code {code} {text}".rstrip(), code, text)

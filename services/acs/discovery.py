@@ -1,14 +1,15 @@
 """Where ACS is: DiscoverPollEndpoint with its cache (ECS agent behaviour, spec 02 §1.1).
 
-The answer is kept for twelve hours; when the API fails later, the expired answer is better than none. An answer is only
-kept when it names an endpoint, and it is asked for anew when connecting to it fails again and again.
+The answer is kept for twelve hours; when the API fails later, the expired answer is better than none, and so is that of
+an earlier process. An answer is only kept when it names an endpoint, and it is asked for anew when connecting to it
+fails again and again.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import gevent
@@ -34,9 +35,19 @@ class Api(Protocol):
 class Discovery:
     """The ACS endpoint of one container instance."""
 
-    def __init__(self, api: Api, cluster: str, instance_arn: str, clock: Clock, fixed: str = "") -> None:
+    def __init__(
+        self,
+        api: Api,
+        cluster: str,
+        instance_arn: str,
+        clock: Clock,
+        fixed: str = "",
+        known: str = "",
+        keep: Callable[[str], object] = lambda endpoint: None,
+    ) -> None:
+        """`known` is what an earlier process kept by `keep`; `fixed` is used without asking."""
         self._api, self._cluster, self._arn, self._clock, self._fixed = api, cluster, instance_arn, clock, fixed
-        self._endpoint, self._stored_at = "", float("-inf")
+        self._endpoint, self._stored_at, self._keep = known, float("-inf"), keep
         self._failures = 0
         self._lock = threading.Lock()
 
@@ -48,8 +59,11 @@ class Discovery:
             if self._endpoint and self._clock.monotonic() < self._stored_at + KEPT_SECONDS:
                 return self._endpoint
             try:
-                self._endpoint = self._ask()
+                found = self._ask()
                 self._stored_at = self._clock.monotonic()
+                if found != self._endpoint:
+                    self._endpoint = found
+                    self._keep(found)
             except AgentError as error:
                 if not self._endpoint:
                     raise

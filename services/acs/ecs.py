@@ -15,16 +15,16 @@ import socket
 import time
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import gevent
 import urllib3
 
 from common.errors import AgentError, Temporary
+from common.own_keys import OwnCredentials
 from common.proxy import SOCKS, open_socket, proxy_for, proxy_login, proxy_url
 from common.session import DEFAULT_PORTS, host_of, plain, sign, tls_context
 from common.wire import jsontext
-from services.acs.credentials import OwnCredentials
 from services.acs.settings import Settings
 from services.acs.words import MAYBE_SKEW_CODES, SKEW_CODES, SKEW_SECONDS, STALE_KEYS, explain, skew_of, skewed
 
@@ -143,21 +143,13 @@ class EcsClient:
         proxy = proxy_for(parts.scheme, parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme])
         name = proxy_url(proxy) if proxy else ""
         if name not in self._pools:
-            options: dict[str, Any] = {
-                "maxsize": POOL_SIZE,
-                "retries": False,
-                "timeout": urllib3.Timeout(connect=CONNECT_SECONDS, read=ATTEMPT_SECONDS),
-                "ssl_context": tls_context(self.settings.verify) if parts.scheme == "https" else None,
-            }
-            if proxy is None:
-                self._pools[name] = urllib3.PoolManager(4, **options)
-            elif proxy.scheme in SOCKS:
-                self._pools[name] = pool = urllib3.PoolManager(4, **options)
-                pool.pool_classes_by_scheme = {"http": _SocksPool, "https": _SocksTlsPool}
-            else:
-                login = proxy_login(proxy)
-                headers = urllib3.make_headers(proxy_basic_auth=login) if login else None
-                self._pools[name] = urllib3.ProxyManager(name, 4, proxy_headers=headers, **options)
+            self._pools[name] = pool_through(
+                proxy,
+                maxsize=POOL_SIZE,
+                retries=False,
+                timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=ATTEMPT_SECONDS),
+                ssl_context=tls_context(self.settings.verify) if parts.scheme == "https" else None,
+            )
         return self._pools[name]
 
     def _answer(self, operation: str, response: urllib3.BaseHTTPResponse) -> dict[str, Any]:
@@ -192,6 +184,19 @@ class EcsClient:
         log.warning("%s; calls are signed with the time of AWS until then", skewed(skew))
         self.skew_seconds = skew
         return True
+
+
+def pool_through(proxy: SplitResult | None, **options: Any) -> urllib3.PoolManager:
+    """Connections through `proxy`, or straight ones for None; `options` are those of urllib3.PoolManager."""
+    if proxy is None:
+        return urllib3.PoolManager(4, **options)
+    if proxy.scheme in SOCKS:
+        pool = urllib3.PoolManager(4, **options)
+        pool.pool_classes_by_scheme = {"http": _SocksPool, "https": _SocksTlsPool}
+        return pool
+    login = proxy_login(proxy)
+    headers = urllib3.make_headers(proxy_basic_auth=login) if login else None
+    return urllib3.ProxyManager(proxy_url(proxy), 4, proxy_headers=headers, **options)
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -9,6 +9,7 @@ gone, the message is handled all the same and its repetition on the next connect
 from __future__ import annotations
 
 import logging
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,13 +20,14 @@ from common import keys
 from common.bus import Bus, Change
 from common.errors import Temporary
 from common.logs import fields
-from common.model.agent import Credentials
+from common.model.agent import Credentials, DeviceAttachment
 from common.model.messages import CredentialsChanged, RunOrUpdateTask, StopVerified, TaskChanged
 from common.model.status import TaskStatus
 from common.model.task import Task
 from common.wire import acs
 from common.wire.payload import InvalidTask, credentials, parse_task, role_credentials
-from services.acs.attach import Unusable, check_confirmation, check_interfaces
+from services.acs.attach import INSTANCE_ENI, TASK_ENI, Unusable, confirmation, interfaces
+from services.acs.attachments import Attachments
 from services.acs.channel import Channel
 from services.acs.instance import InstanceRecord
 from services.acs.roles import RoleCredentials
@@ -41,9 +43,15 @@ class Handlers:
     """The worker's inbox and the handler of each type of message."""
 
     def __init__(
-        self, bus: Bus, roles: RoleCredentials, instance: InstanceRecord, reject: Callable[[TaskChanged], None]
+        self,
+        bus: Bus,
+        roles: RoleCredentials,
+        instance: InstanceRecord,
+        reject: Callable[[TaskChanged], None],
+        attachments: Attachments,
     ) -> None:
         self._bus, self._roles, self._instance, self._reject = bus, roles, instance, reject
+        self._attachments = attachments
         self._inbox: gevent.queue.Queue[tuple[Channel, acs.Frame]] = gevent.queue.Queue()
         self._handed_over: OrderedDict[str, None] = OrderedDict()  # arns the engine may not have saved yet
         self._sequence = instance.current.manifest_sequence
@@ -220,28 +228,25 @@ class Handlers:
 
     def _attach_task(self, channel: Channel, message: dict[str, Any]) -> None:
         if _has(message, "messageId", "clusterArn", "containerInstanceArn", "taskArn"):
-            self._attach(channel, message, check_interfaces)
+            self._attach(channel, message, lambda now: interfaces(message, TASK_ENI, now))
 
     def _attach_instance(self, channel: Channel, message: dict[str, Any]) -> None:
         if _has(message, "messageId", "clusterArn", "containerInstanceArn"):
-            self._attach(channel, message, check_interfaces)
+            self._attach(channel, message, lambda now: interfaces(message, INSTANCE_ENI, now))
 
     def _confirm(self, channel: Channel, message: dict[str, Any]) -> None:
         if _has(message, "messageId"):
-            self._attach(channel, message, check_confirmation)
+            self._attach(channel, message, lambda now: confirmation(message, now))
 
     def _attach(
-        self, channel: Channel, message: dict[str, Any], check: Callable[[Mapping[str, Any]], list[str]]
+        self, channel: Channel, message: dict[str, Any], read: Callable[[float], list[DeviceAttachment]]
     ) -> None:
         try:
-            arns = check(message)
+            announced = read(time.time())
         except (Unusable, InvalidTask) as error:
-            log.warning("an attachment message is ignored: %s", error)
+            log.warning("the attachment message %s is ignored: %s", message["messageId"], error)
             return
-        log.warning(
-            "ECS announces the attachments %s; they are acknowledged, but this version does not follow their devices "
-            "and will not report them as attached", ", ".join(arns),
-        )  # fmt: skip
+        self._attachments.announced(announced)
         channel.send(acs.ack(message))
 
     # -- updates -------------------------------------------------------------------------------

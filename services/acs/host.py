@@ -24,6 +24,9 @@ VERSION_DIRECTORY = re.compile(r"^\d+(\.\d+)*$")
 SERVICE_CONNECT_IMAGE = "/managed-agents/serviceconnect/ecs-service-connect-agent.interface-v1.tar"
 EBS_DRIVER_IMAGE = "/var/lib/ecs/deps/daemons/ebs-csi-driver/ebs-csi-driver.tar"
 GPU_FILE = "/var/lib/ecs/gpu/nvidia-gpu-info.json"
+APP_MESH_PLUGIN, BRANCH_PLUGIN = "aws-appmesh", "vpc-branch-eni"
+PLUGINS = ("vpc-eni", "ecs-bridge", "ecs-ipam", APP_MESH_PLUGIN)
+TASK_NETWORKING = "awsvpc-network-mode"
 INFERENCE_FLAGS = {"avx", "avx2", "sse4_1", "sse4_2"}
 
 
@@ -48,9 +51,15 @@ class HostFacts:
     gpus: Gpus | None = None
     architecture: str = ""
     cni_version: str | None = None  # of vpc-eni, None when it cannot be asked
+    branch_cni_version: str | None = None
+    cni_fault: str = ""  # what keeps tasks from having network interfaces of their own
+
+    def offers_task_networking(self, asked_for: bool) -> bool:
+        """Task networking is on and everything that it needs is here."""
+        return asked_for and not self.cni_fault
 
 
-def gather(ipv6_only: bool, gpu_support: bool, cni_directory: str) -> HostFacts:
+def gather(ipv6_only: bool, gpu_support: bool, cni_directory: str, trunking: bool = False) -> HostFacts:
     """Read everything. `cni_directory` is "" when task networking is off."""
     return HostFacts(
         cpus=len(os.sched_getaffinity(0)),
@@ -62,6 +71,8 @@ def gather(ipv6_only: bool, gpu_support: bool, cni_directory: str) -> HostFacts:
         gpus=gpus() if gpu_support else None,
         architecture=os.uname().machine,
         cni_version=cni_version(cni_directory) if cni_directory else None,
+        branch_cni_version=cni_version(cni_directory, BRANCH_PLUGIN) if cni_directory and trunking else None,
+        cni_fault=cni_fault(cni_directory, trunking) if cni_directory else "",
     )
 
 
@@ -146,6 +157,20 @@ def cni_version(folder: str, plugin: str = "vpc-eni") -> str | None:
         return f"{'@' if value.get('dirty') else ''}{value['gitShortHash']}-{value['version']}"
     except (ValueError, KeyError, AttributeError):
         return None
+
+
+def cni_fault(folder: str, trunking: bool) -> str:
+    """What is wrong with the CNI plugins that task networking needs, "" when nothing is (spec 04 §5)."""
+    for plugin in (*PLUGINS, *([BRANCH_PLUGIN] if trunking else ())):
+        path = os.path.join(folder, plugin)
+        output = _output([path, "--capabilities"])
+        try:
+            known = json.loads(output or "")["capabilities"]
+        except (ValueError, KeyError, TypeError):
+            return f"the CNI plugin {path} is missing or does not tell its capabilities"
+        if plugin != APP_MESH_PLUGIN and TASK_NETWORKING not in (known or ()):
+            return f"plugin '{plugin}' doesn't support the capability: {TASK_NETWORKING}"
+    return ""
 
 
 def _output(command: Sequence[str]) -> str | None:

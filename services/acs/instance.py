@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from common import keys
 from common.bus import Change, Store
 from common.model.agent import Instance
+from common.model.messages import ForgetEverything
 
 
 class InstanceRecord:
@@ -26,3 +27,17 @@ class InstanceRecord:
     def publish_again(self) -> None:
         """Write the document as it is; repeating that changes nothing."""
         self._store.commit(Change().save(keys.INSTANCE, keys.INSTANCE_ID, self.current))
+
+
+def give_up_the_other(store: Store, reason: str) -> frozenset[str]:
+    """What is stored belongs to another instance: have the engine drop it. Answers the ARNs of its tasks.
+
+    The command is in the stream before this instance can have any task. Until the registration is saved it may be given
+    again, after a crash, which changes nothing.
+    """
+    change = Change().append(keys.COMMANDS, ForgetEverything(reason=reason))
+    for id_ in store.all(keys.ATTACHMENT):
+        change.delete(keys.ATTACHMENT, id_)
+    tasks = {*store.all(keys.TASK), *store.all(keys.SENT)}
+    store.commit(change)
+    return frozenset(tasks)

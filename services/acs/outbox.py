@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from common.model.agent import Sent
 from common.model.messages import ContainerChanged, ManagedAgentChanged, TaskChanged
+from common.model.status import TaskStatus
 from common.model.task import Task
 
 
@@ -23,6 +24,7 @@ class Report:
     """One SubmitTaskStateChange, and the stream entries that it settles.
 
     `recorded` is False for the rejection of a task that never existed here: it is always sent, and remembered nowhere.
+    `attachment` is the id of an attachment of the task: the report then carries nothing but that.
     """
 
     task: TaskChanged
@@ -30,6 +32,7 @@ class Report:
     managed_agents: tuple[ManagedAgentChanged, ...] = ()
     entry_ids: tuple[str, ...] = ()
     recorded: bool = True
+    attachment: str = ""
 
 
 @dataclass
@@ -84,6 +87,10 @@ class Outbox:
             lane.containers, lane.managed_agents, lane.entry_ids = [], [], []
         lane.reports.append(report)
         return report
+
+    def attach(self, arn: str, id_: str) -> None:
+        """Queue the report of an attachment; what is batched waits for a report of the task itself."""
+        self.lane(arn).reports.append(Report(TaskChanged(arn=arn, status=TaskStatus.NONE), attachment=id_))
 
     def batched(self) -> Iterator[str]:
         """The tasks with changes that wait for a report."""

@@ -108,6 +108,11 @@ class Registrar:
         while True:
             try:
                 return self._register(place, offer)
+            except Terminal as error:
+                text = "Received terminal error from RegisterContainerInstance call, exiting"
+                log.error(text, **fields(error=str(error)))
+                log.critical("Agent will terminally exit, unable to register container instance: %s", error)
+                raise
             except (ApiError, Temporary) as error:
                 log.error("Unable to register as a container instance with ECS", **fields(error=str(error)))
                 delay = backoff.delay()

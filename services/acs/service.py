@@ -21,23 +21,26 @@ from common.backoff import Backoff
 from common.bus import Change
 from common.clock import SystemClock
 from common.errors import AgentError, Temporary
+from common.logs import fields
 from common.model.agent import DockerFacts, Session
+from common.own_keys import OwnCredentials
 from common.process import Context
 from common.proxy import default_no_proxy
+from common.version import COMMIT, VERSION
 from common.wire import ecs as wire
-from services.acs import host, identity, lifecycle, tags
+from services.acs import devices, host, identity, lifecycle, tags
+from services.acs.attachments import Attachments
 from services.acs.attributes import Situation, attributes
-from services.acs.credentials import OwnCredentials
 from services.acs.discovery import Discovery
 from services.acs.ecs import EcsClient
 from services.acs.handlers import Handlers
-from services.acs.instance import InstanceRecord
+from services.acs.instance import InstanceRecord, give_up_the_other
 from services.acs.metadata import Metadata
 from services.acs.refresher import RoleRefresher
 from services.acs.registration import Offer, Registrar, restored
 from services.acs.roles import RoleCredentials
+from services.acs.session import INACTIVE, Timings
 from services.acs.session import Session as AcsSession
-from services.acs.session import Timings
 from services.acs.settings import Settings, from_config, routes_are_ipv6_only
 from services.acs.submission import Submission
 from services.acs.words import SKEW_SECONDS, skewed
@@ -84,6 +87,8 @@ class Agent:
         self._jobs: list[gevent.Greenlet] = []
         self._session: AcsSession | None = None
         self._submission: Submission | None = None
+        self._attachments = Attachments(self._bus.durable, self._devices)
+        self._foreign: frozenset[str] = frozenset()  # tasks of the instance that this machine was before
         self._document = Session()
         self._again: gevent.Greenlet[..., None] = gevent.Greenlet()  # a registration after the first
 
@@ -95,6 +100,7 @@ class Agent:
 
     def start(self) -> None:
         """Register, then start the jobs."""
+        log.info("Starting Amazon ECS Agent", **fields(version=VERSION, commit=COMMIT))
         if not self._settings.external:
             lifecycle.check_first_boot(self._metadata)
         if self._settings.warm_pools:
@@ -107,8 +113,11 @@ class Agent:
         self._api = EcsClient(self._settings, self._credentials)
         self._place, self._host = _result(place), _result(machine)
         self._facts = self._wait_for_docker()
+        self._find_network()
         stored = self._bus.durable.get(keys.INSTANCE, keys.INSTANCE_ID)
         first = restored(stored, self._settings, self._place.instance_id)
+        if stored is not None and stored.arn != first.arn:
+            self._foreign = give_up_the_other(self._bus.durable, f"this is the instance {first.ec2_instance_id}")
         self._record = InstanceRecord(self._bus.durable, first)
         self._registrar = Registrar(
             self._api, self._record, self._settings, _first_from(document, self._identity), self._wait,
@@ -120,8 +129,13 @@ class Agent:
         self._start_jobs()
 
     def _look_around(self) -> host.HostFacts:
-        cni = self._settings.cni_directory if self._settings.task_eni else ""
-        return host.gather(self._settings.ipv6_only, bool(self._context.config["ECS_ENABLE_GPU_SUPPORT"]), cni)
+        settings = self._settings
+        cni = settings.cni_directory if settings.task_eni else ""
+        gpu = bool(self._context.config["ECS_ENABLE_GPU_SUPPORT"])
+        found = host.gather(settings.ipv6_only, gpu, cni, settings.trunking)
+        if found.cni_fault:
+            log.warning("tasks with network interfaces of their own are not offered: %s", found.cni_fault)
+        return found
 
     def _identity(self) -> tuple[str, str]:
         if self._settings.no_identity_document:
@@ -154,6 +168,18 @@ class Agent:
             if not self._wait(delay):
                 raise Temporary("the process is to stop")
 
+    def _find_network(self) -> None:
+        """Tasks with interfaces of their own cannot be offered without the VPC and subnet of this instance."""
+        backoff = Backoff(1.0, 60.0)
+        while self._host.offers_task_networking(self._settings.task_eni) and not self._place.subnet_id:
+            self._context.not_ready("ECS_ENABLE_TASK_ENI is on, but metadata does not tell the VPC and the subnet")
+            if not self._wait(backoff.delay()):
+                raise Temporary("the process is to stop")
+            self._place = identity.find_place(self._metadata)
+
+    def _devices(self) -> devices.Presence:
+        return devices.presence(self._settings.task_eni, self._settings.task_volumes)
+
     def _offer(self, new: bool) -> Offer:
         situation = Situation(
             self._context.config, self._settings, self._facts, self._host, self._place.vpc_id, self._place.subnet_id,
@@ -166,6 +192,7 @@ class Agent:
                 f"memory: {self._host.memory_mib}, reserved: {self._settings.reserved_memory_mib}: lower "
                 "ECS_RESERVED_MEMORY"
             )
+        log.info("Remaining memory", **fields(remainingMemory=memory))
         return Offer(
             attributes=attributes(situation, new),
             resources=wire.resources(
@@ -180,9 +207,7 @@ class Agent:
         backoff = Backoff(1.0, 30.0)
         while self._settings.propagate_ec2_tags:
             try:
-                return tags.instance_tags(
-                    self._settings, self._settings.region, self._credentials, self._place.instance_id
-                )
+                return tags.instance_tags(self._settings, self._credentials, self._place.instance_id, self._api.now())
             except Temporary as error:
                 self._context.not_ready(str(error))
                 if not self._wait(backoff.delay()):
@@ -195,16 +220,24 @@ class Agent:
         self._document = self._bus.volatile.get(keys.SESSION, SESSION_ID) or self._document
         if self._document.connected:
             self._announce(False, "the agent was restarted")
-        self._submission = Submission(self._bus, self._api, cluster, self._settings.bindings, self._roles.forget)
+        self._submission = Submission(
+            self._bus, self._api, cluster, self._settings.bindings, self._roles.forget, self._attachments, self._foreign
+        )
         self._submission.restore()
-        handlers = Handlers(self._bus, self._roles, self._record, self._submission.reject)
-        discovery = Discovery(self._api, cluster, arn, SystemClock(), self._settings.acs_endpoint)
+        self._attachments.report = self._submission.attach
+        self._attachments.restore()
+        handlers = Handlers(self._bus, self._roles, self._record, self._submission.reject, self._attachments)
+        discovery = Discovery(
+            self._api, cluster, arn, SystemClock(), self._settings.acs_endpoint, self._record.current.acs_endpoint,
+            lambda endpoint: gevent.spawn(self._keep_endpoint, endpoint),
+        )  # fmt: skip
         self._session = AcsSession(
             self._settings, self._credentials, discovery, arn, self._facts.server_version, handlers, self._announce,
             self._context.stopping, self._api.now, TIMINGS, self._heard,
         )  # fmt: skip
         jobs: list[Callable[[], None]] = [
-            self._session.run, handlers.run, self._submission.run, self._submission.flush_forever, self._keep_house,
+            self._session.run, handlers.run, self._submission.run, self._submission.flush_forever,
+            self._attachments.run, self._keep_house,
         ]  # fmt: skip
         if self._context.config["IMDSIAMRolesEnabled"]:
             refresher = RoleRefresher(self._metadata, self._bus.durable, self._roles)
@@ -242,8 +275,9 @@ class Agent:
         document = self._document
         since = document.since if document.connected == connected and document.since else time.time()
         self._document = changed(
-            document, revision=document.revision + 1, connected=connected, since=since, reason=reason
-        )
+            document, revision=document.revision + 1, connected=connected, since=since, reason=reason,
+            inactive=not connected and INACTIVE in reason,
+        )  # fmt: skip
         gevent.spawn(self._publish_session)
         if connected:
             self._tell_readiness()
@@ -258,6 +292,13 @@ class Agent:
         elif time.time() - document.since > QUIET_SECONDS:
             reason = document.reason or "no connection was made yet"
             self._context.not_ready(f"registered as {arn}, but there is no session with ACS: {reason}")
+
+    def _keep_endpoint(self, endpoint: str) -> None:
+        """For the next start, should DiscoverPollEndpoint fail then; the session does not wait for it."""
+        try:
+            self._record.change(acs_endpoint=endpoint)
+        except Temporary as error:
+            log.debug("the endpoint of ACS is not kept: %s", error)
 
     def _heard(self) -> None:
         """ACS sent a heartbeat; telemetry checks the container runtime when it learns of it."""
@@ -288,6 +329,7 @@ class Agent:
                     self._roles.forget_expired()
                     if self._submission is not None:
                         self._submission.forget_tasks()
+                    self._attachments.forget_tasks(self._bus.durable.all(keys.TASK))
             except Temporary as error:
                 log.debug("keeping house waits: %s", error)
 
@@ -299,6 +341,7 @@ class Agent:
         if now["durable"] != epochs["durable"]:
             log.warning("the durable Redis lost its data; what this process knows is written again")
             self._record.publish_again()
+            self._attachments.publish_again()
             if self._submission is not None:
                 self._submission.publish_again()
         return now

@@ -26,6 +26,7 @@ class Settings:
     cluster: str = ""  # as configured; empty means the default cluster
     region: str = ""
     backend_host: str = ""  # base URL of the ECS API, "" = the region's own
+    ec2_endpoint: str = ""  # base URL of the EC2 API, "" = the region's own
     acs_endpoint: str = ""  # overrides DiscoverPollEndpoint
     external: bool = False
     no_identity_document: bool = False
@@ -48,6 +49,8 @@ class Settings:
     warm_pools: bool = False
     updates_enabled: bool = False
     task_eni: bool = False
+    trunking: bool = False
+    task_volumes: bool = False  # EBS volumes of tasks
     cni_directory: str = ""
     bindings: BindingRules = field(default_factory=BindingRules)
     docker_socket: str = "/var/run/docker.sock"
@@ -73,6 +76,7 @@ def from_config(config: Mapping[str, Any], ipv6_only: bool) -> Settings:
         cluster=config["ECS_CLUSTER"],
         region=config["AWS_DEFAULT_REGION"],
         backend_host=_with_scheme(_endpoint(config)),
+        ec2_endpoint=_with_scheme(_configured(config, "AWS_ENDPOINT_URL_EC2", "AWS_ENDPOINT_URL")),
         acs_endpoint=_with_scheme(config["ECS_ACS_ENDPOINT"]),
         external=bool(config["ECS_EXTERNAL"]),
         no_identity_document=bool(config["NoIID"] or config["ECS_EXTERNAL"]),
@@ -95,6 +99,8 @@ def from_config(config: Mapping[str, Any], ipv6_only: bool) -> Settings:
         warm_pools=bool(config["ECS_WARM_POOLS_CHECK"]),
         updates_enabled=bool(config["ECS_UPDATES_ENABLED"]),
         task_eni=bool(config["ECS_ENABLE_TASK_ENI"]),
+        trunking=bool(config["ECS_ENABLE_HIGH_DENSITY_ENI"]),
+        task_volumes=bool(config["ECS_EBSTA_SUPPORTED"]),
         cni_directory=config["ECS_CNI_PLUGINS_PATH"],
         bindings=BindingRules(
             exclude_ipv6=(not ipv6_only) if exclude_ipv6 is None else bool(exclude_ipv6), exclude_ipv4=ipv6_only
@@ -106,9 +112,14 @@ def from_config(config: Mapping[str, Any], ipv6_only: bool) -> Settings:
 def _endpoint(config: Mapping[str, Any]) -> str:
     if config["ECS_LOCAL_CONTROL_PLANE"] and not config["ECS_BACKEND_HOST"]:
         return f"http://127.0.0.1:{config['ECS_LOCAL_PORT']}"
+    return _configured(config, "ECS_BACKEND_HOST", "AWS_ENDPOINT_URL_ECS", "AWS_ENDPOINT_URL")
+
+
+def _configured(config: Mapping[str, Any], *names: str) -> str:
+    """The first of these endpoints that is set, unless all of them shall be ignored (spec 01 §8.2)."""
     if config["AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"]:
         return ""
-    return str(config["ECS_BACKEND_HOST"] or config["AWS_ENDPOINT_URL_ECS"] or config["AWS_ENDPOINT_URL"])
+    return next((str(config[name]) for name in names if config[name]), "")
 
 
 def _with_scheme(url: str) -> str:

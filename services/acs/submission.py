@@ -14,7 +14,8 @@ import logging
 import random
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, Protocol
 
 import gevent
@@ -28,7 +29,9 @@ from common.logs import fields
 from common.model.agent import Sent
 from common.model.messages import CredentialsReleased, Event, TaskChanged
 from common.model.status import TaskStatus, wire_task_status
-from common.wire.ecs import BindingRules, submit_task
+from common.wire.ecs import BindingRules, attached, submit_task
+from services.acs.attach import TASK_ENI
+from services.acs.attachments import Attachments
 from services.acs.ecs import ApiError, submit_delay
 from services.acs.outbox import Outbox, Report, after, flush, tells_something
 
@@ -60,9 +63,13 @@ class Submission:
         cluster: str,
         rules: BindingRules,
         forget_credentials: Callable[[tuple[str, ...]], None],
+        attachments: Attachments,
+        foreign: Collection[str] = (),
     ) -> None:
         self._bus, self._api, self._cluster, self._rules = bus, api, cluster, rules
         self._forget_credentials = forget_credentials
+        self._attachments = attachments
+        self._foreign = frozenset(foreign)  # tasks of another instance, of which ECS hears nothing any more
         self.outbox = Outbox()
         self._sent: dict[str, Sent] = {}
         self._in_hand: set[str] = set()  # entries taken and not settled
@@ -117,7 +124,10 @@ class Submission:
             return
         self._in_hand.add(entry.id)
         event = entry.message
-        if isinstance(event, CredentialsReleased):
+        if event.arn in self._foreign:
+            log.info("a change of a task of another instance is not reported", **fields(task=event.arn))
+            self._settle((entry.id,))
+        elif isinstance(event, CredentialsReleased):
             gevent.spawn_later(FORGET_SECONDS, self._release, entry.id, event)
         elif isinstance(event, TaskChanged):
             self.outbox.report(event, entry.id)
@@ -126,9 +136,22 @@ class Submission:
             self.outbox.add(entry.id, event)
 
     def reject(self, change: TaskChanged) -> None:
-        """Report a task that could not even be read from its payload."""
+        """Report a task that could not even be read from its payload; again only once the last time was heard."""
+        if any(report.task == change for report in self.outbox.lane(change.arn).reports):
+            return
         self.outbox.report(change, recorded=False)
         self._start_sender(change.arn)
+
+    def attach(self, id_: str) -> None:
+        """Report an attachment: in the lane of its task, or in a call of its own when it has no task to wait for."""
+        record = self._attachments.due(id_)
+        if record is None:
+            return
+        if record.kind == TASK_ENI:
+            self.outbox.attach(record.task_arn, id_)
+            self._start_sender(record.task_arn)
+        else:
+            gevent.spawn(self._send_attachment, id_)
 
     def flush(self) -> None:
         """Report batched changes, unless the task's last report is about to come or has gone."""
@@ -186,6 +209,8 @@ class Submission:
 
     def _send_first(self, report: Report, pauses: _Pauses) -> tuple[bool, float]:
         """Try to settle one report; answers whether it is settled, and the pause in seconds before going on."""
+        if report.attachment:
+            return self._send_task_attachment(report.attachment, pauses)
         sent = self._sent.get(report.task.arn, NOTHING)
         if not tells_something(report, sent):
             log.debug("a report of %s tells nothing new; it is dropped", report.task.arn)
@@ -204,18 +229,60 @@ class Submission:
         return True, 0.0
 
     def _attempt(self, report: Report, sent: Sent, body: Mapping[str, Any]) -> None:
-        with self._permits:
-            self._in_flight += 1
-            try:
+        with ExitStack() as permit:
+            permit.enter_context(self._permits)
+            with self._flight():
                 self._api.attempt("SubmitTaskStateChange", body)
+                permit.close()  # the next one goes out while this one is saved
                 log.info("reported to ECS", **fields(task=report.task.arn, status=wire_task_status(report.task.status)))
-            except BaseException:
-                self._in_flight -= 1
-                raise
+                self._accept(report, sent)
+
+    @contextmanager
+    def _flight(self) -> Iterator[None]:
+        """An attempt together with the saving of its outcome: `stop` waits for both."""
+        self._in_flight += 1
         try:
-            self._accept(report, sent)
+            yield
         finally:
             self._in_flight -= 1
+
+    # -- attachments ---------------------------------------------------------------------------
+
+    def _send_task_attachment(self, id_: str, pauses: _Pauses) -> tuple[bool, float]:
+        try:
+            told = self._attach_once(id_, "SubmitTaskStateChange", self._permits)
+        except (ApiError, Temporary) as error:
+            refused = isinstance(error, ApiError) and error.code == "InvalidParameterException"
+            pause = pauses.after(error if isinstance(error, ApiError) else None)
+            log.warning("%s; the report of the attachment %s %s", error, id_, "is dropped" if refused else "waits")
+            return refused, pause
+        if told:
+            pauses.reset()
+        return True, 0.0
+
+    def _send_attachment(self, id_: str) -> None:
+        """SubmitAttachmentStateChanges until it is accepted, or ECS no longer waits for the device."""
+        pauses = _Pauses()
+        while not self._stopping:
+            try:
+                self._attach_once(id_, "SubmitAttachmentStateChanges", nullcontext())
+                return
+            except (ApiError, Temporary) as error:
+                pause = pauses.after(error if isinstance(error, ApiError) else None)
+                log.warning("%s; the report of the attachment %s is sent again in %.2f s", error, id_, pause)
+            gevent.sleep(pause)
+
+    def _attach_once(self, id_: str, operation: str, permit: AbstractContextManager[Any]) -> bool:
+        """One attempt to report an attachment; False when there is nothing to report any more."""
+        with permit, self._flight():
+            record = self._attachments.due(id_)
+            if record is None:
+                return False
+            task_arn = record.task_arn if record.kind == TASK_ENI else ""
+            self._api.attempt(operation, attached(self._cluster, record.arn, task_arn))
+            log.info("reported to ECS", **fields(attachment=record.arn, status="ATTACHED"))
+            self._attachments.accepted(id_)
+        return True
 
     def _failed(self, report: Report, sent: Sent, error: ApiError, pauses: _Pauses) -> tuple[bool, float]:
         pause = pauses.after(error)

@@ -6,19 +6,19 @@ One signed call of the EC2 query API (version 2016-11-15), so that the EC2 model
 from __future__ import annotations
 
 import logging
-import os
-import time
 from collections.abc import Mapping
-from urllib.parse import urlencode
+from dataclasses import replace
+from urllib.parse import urlencode, urlsplit
 from xml.etree import ElementTree
 
 import gevent
 import urllib3
 
 from common.errors import Temporary
-from common.session import host_of, sign, tls_context
-from services.acs.credentials import OwnCredentials
-from services.acs.ecs import regional_endpoint
+from common.own_keys import OwnCredentials
+from common.proxy import proxy_for
+from common.session import DEFAULT_PORTS, host_of, sign, tls_context
+from services.acs.ecs import pool_through, regional_endpoint
 from services.acs.settings import Settings
 from services.acs.words import explain
 
@@ -28,12 +28,13 @@ CALL_SECONDS = 42.0
 RESERVED = "aws:"  # tags of AWS itself, by key or value
 
 
-def instance_tags(settings: Settings, region: str, credentials: OwnCredentials, instance_id: str) -> dict[str, str]:
-    """The tags of the instance that may be passed on. Raises Temporary."""
+def instance_tags(settings: Settings, credentials: OwnCredentials, instance_id: str, at: float) -> dict[str, str]:
+    """The tags of the instance that may be passed on; `at` is the Unix time by AWS's clock. Raises Temporary."""
     if not instance_id:
         raise Temporary("the tags of the instance cannot be asked for: its id is not known")
-    url = os.environ.get("AWS_ENDPOINT_URL_EC2", "").rstrip("/")
-    url = (url or regional_endpoint(region, settings).replace("//ecs", "//ec2", 1)) + "/"
+    # Dual-stack only where there is no IPv4, whatever AWS_USE_DUALSTACK_ENDPOINT says (spec 01 §8.2).
+    regional = regional_endpoint(settings.region, replace(settings, use_dual_stack=settings.ipv6_only))
+    url = (settings.ec2_endpoint or regional.replace("//ecs", "//ec2", 1)).rstrip("/") + "/"
     body = urlencode(
         {
             "Action": "DescribeTags",
@@ -46,17 +47,20 @@ def instance_tags(settings: Settings, region: str, credentials: OwnCredentials, 
         }
     ).encode()
     typed = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
-    signed = sign(url, region, credentials.keys(), body, "POST", typed, time.time(), "ec2")
+    signed = sign(url, settings.region, credentials.keys(), body, "POST", typed, at, "ec2")
     return read_tags(*_post(url, body, {"Host": host_of(url), **typed, **signed}, settings))
 
 
 def _post(url: str, body: bytes, headers: Mapping[str, str], settings: Settings) -> tuple[int, bytes]:
-    # -k does not hold for EC2 (spec 01 §4); a CA bundle does.
+    # -k does not hold for EC2 (spec 01 §4); a CA bundle does. Nor does an HTTP proxy hold for its https (§8.4).
     context = tls_context(settings.verify or True) if url.startswith("https") else None
+    parts = urlsplit(url)
+    port = parts.port or DEFAULT_PORTS[parts.scheme]
     late = TimeoutError(f"no answer within {CALL_SECONDS:.0f} s")
     try:
+        proxy = proxy_for(parts.scheme, parts.hostname or "", port, fall_back=False)
         with gevent.Timeout(CALL_SECONDS, late):
-            pool = urllib3.PoolManager(1, ssl_context=context, retries=False)
+            pool = pool_through(proxy, maxsize=1, ssl_context=context, retries=False)
             answer = pool.request("POST", url, body=body, headers=dict(headers))
             return answer.status, answer.data
     except (urllib3.exceptions.HTTPError, OSError) as error:

@@ -2,8 +2,11 @@
 
 The cycle owns no document: image references belong to the engine, which is told by an ImageRemoved command. A refused
 removal (409, in use) costs nothing from the budget and is tried again in the next cycle, so a few images that are
-stuck do not starve the others. Tasks and references are read anew before every removal: a task that arrived meanwhile
-protects its images, which is why pulls and cleanup need no lock between them.
+stuck do not starve the others.
+
+Between pulls and cleanup there is no lock that a long pull could hold. A task's document in Redis is what protects its
+images: it is there before the first look at an image and until the task has stopped, and tasks and references are read
+anew immediately before every removal.
 """
 
 from __future__ import annotations
@@ -101,12 +104,12 @@ class Cycle:
         there = {name: self._points_to(name) for name in image.names}
         moved = [name for name, id_ in there.items() if id_ not in (image.image_id, None, "")]
         if len(moved) == len(image.names):
-            went = [self._forget_if(self.daemon.remove_image(image.image_id), image, "")]
+            went = [self._remove(image, "")]
         else:
             for name in moved:  # deleting it would take the other image away
                 self._tell(image, name)
             names = [name for name, id_ in there.items() if id_ in (image.image_id, None)]
-            went = [self._forget_if(self.daemon.remove_image(name), image, name) for name in names]
+            went = [self._remove(image, name) for name in names]
         self.gone.images += any(went)  # however many names it had
 
     def _points_to(self, name: str) -> str | None:
@@ -117,14 +120,22 @@ class Cycle:
             log.warning("image %s is not removed: %s", name, docker.message_of(error))
             return ""
 
-    def _forget_if(self, given_back: int | None, image: ImageReference, name: str) -> bool:
+    def _remove(self, image: ImageReference, name: str) -> bool:
+        """Remove one name, or the image when `name` is empty; the engine is told."""
+        reference = name or image.image_id
+        given_back = self.daemon.remove_image(reference, lambda: self._unused(image))
         if given_back is None:
             return False
         self.gone.space_bytes += given_back
-        reference = name or image.image_id
         log.info("removed an unused image", **fields(image=reference, id=image.image_id, bytes=given_back))
         self._tell(image, name)
         return True
+
+    def _unused(self, image: ImageReference) -> bool:
+        """Whether no task has come to need it."""
+        reference = self.bus.durable.get(keys.IMAGE, image.image_id)
+        used = plan.in_use(self.tasks()).has(image.image_id, image.names)
+        return not used and not (reference is not None and reference.containers)
 
     def _tell(self, image: ImageReference, name: str) -> None:
         self.bus.durable.commit(Change().append(keys.COMMANDS, ImageRemoved(image_id=image.image_id, name=name)))
@@ -150,8 +161,7 @@ class Cycle:
         for image in self.removable_untracked(self.limits):
             if removed >= budget:
                 return
-            if self.still_untracked(image, self.limits):
-                removed += self.remove_untracked(image)
+            removed += self.remove_untracked(image, self.limits)
 
     def removable_untracked(self, limits: Limits) -> list[UntrackedImage]:
         """Untracked images that may go and that no container uses, the smallest first."""
@@ -163,16 +173,16 @@ class Cycle:
         found = [replace(i, arrived_at=self.arrivals.of(i.id)) for i in map(self.daemon.image, sorted(unknown)) if i]
         return plan.removable_images(found, tracked, self.tasks(), limits, self.clock.now())
 
-    def still_untracked(self, image: UntrackedImage, limits: Limits) -> bool:
+    def _still_untracked(self, image: UntrackedImage, limits: Limits) -> bool:
         """Whether it may still go: listing and earlier removals take a while."""
         tracked = self.bus.durable.all(keys.IMAGE)
         return bool(plan.removable_images([image], tracked, self.tasks(), limits, self.clock.now()))
 
-    def remove_untracked(self, image: UntrackedImage) -> int:
-        """Remove its tags, or the image by its id; returns how many references went."""
+    def remove_untracked(self, image: UntrackedImage, limits: Limits) -> int:
+        """Remove its tags, or the image by its id, while it may go; returns how many references went."""
         removed = 0
         for reference in plan.references_to_delete(image):
-            given_back = self.daemon.remove_image(reference)
+            given_back = self.daemon.remove_image(reference, lambda: self._still_untracked(image, limits))
             if given_back is not None:
                 removed += 1
                 self.gone.add(Gone(images=1, space_bytes=given_back))

@@ -81,9 +81,15 @@ class Daemon:
             digests=tuple(seen.get("RepoDigests") or ()),
         )
 
-    def remove_image(self, reference: str) -> int | None:
-        """Remove a name or an id. Bytes given back, also 0 when it was gone already; None when it stays."""
+    def remove_image(self, reference: str, still: Callable[[], bool]) -> int | None:
+        """Remove a name or an id. Bytes given back, also 0 when it was gone already; None when it stays.
+
+        `still` is asked immediately before the removal, after all other calls, whether it may still go.
+        """
         layers, sizes, total = self._layers(reference)
+        if not still():
+            log.info("image %s stays: a task needs it now", reference)
+            return None
         try:
             answer = self._client(REMOVE_IMAGE_SECONDS).remove_image(reference, force=False, noprune=True)
         except FAULTS as error:

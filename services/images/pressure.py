@@ -104,8 +104,7 @@ class Pressure:
         for image in sorted(found, key=lambda i: (i.young_since, i.id)):
             if percent < self.thresholds.low:
                 break
-            if cycle.still_untracked(image, limits):
-                cycle.remove_untracked(image)
+            if cycle.remove_untracked(image, limits):
                 percent = self._used()
         return percent
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Collection
 from typing import Any
 
 import gevent
@@ -18,7 +19,7 @@ from gevent.event import Event
 from msgspec import Struct
 
 from common.backoff import Backoff
-from services.local.core import lifecycle
+from services.local.core import lifecycle, manifest
 from services.local.core.errors import ApiError
 from services.local.core.payload import task_payload
 from services.local.core.records import Task
@@ -32,6 +33,7 @@ HEARTBEAT_SECONDS = 20.0
 SILENT_SECONDS = 90.0  # an agent answers each heartbeat; one silent for four of them is gone
 GRACE_SECONDS = 10.0  # an agent whose process was restarted is back in a few seconds; placement waits that long
 RESEND_FIRST_SECONDS, RESEND_MOST_SECONDS = 3.0, 20.0
+REPLIES_KEPT = 2000  # in memory only
 ROLE_TYPES = {
     "TaskApplication": ("credentials_id", "taskRoleArn"),
     "TaskExecution": ("execution_credentials_id", "executionRoleArn"),
@@ -48,9 +50,12 @@ class Owed(Struct):
 class Session:
     """One agent's connection: reads its replies in the caller's greenlet, sends from its own."""
 
-    def __init__(self, socket: Socket, instance_arn: str, state: State, credentials: RoleCredentials) -> None:
+    def __init__(
+        self, socket: Socket, instance_arn: str, state: State, credentials: RoleCredentials, replies: deque[Json]
+    ) -> None:
         self.socket, self.instance_arn, self.since = socket, instance_arn, state.clock.now()
-        self._state, self._credentials = state, credentials
+        self._state, self._credentials, self._replies = state, credentials, replies
+        self._manifest: Json = {}  # the last one, to which a stop verification belongs
         self._wake = Event()
         self._owed: dict[str, Owed] = {}  # message id -> when to send it again
         self._roles: dict[str, Json] = {}  # message id -> IAMRoleCredentialsMessage not yet acknowledged
@@ -76,6 +81,45 @@ class Session:
         except Closed as error:
             log.info("nothing was sent again: %s", error)
 
+    def send_manifest(self, omit: Collection[str]) -> Json:
+        """Tell the agent which tasks shall run here; what it runs beside them it will ask about. Raises Closed."""
+        cluster_arn = self._state.cluster_arn(self.instance_arn)
+        self._manifest = {
+            "clusterArn": cluster_arn,
+            "containerInstanceArn": self.instance_arn,
+            "generatedAt": int(self._state.clock.now() * 1000),
+            "messageId": str(uuid.uuid4()),
+            "tasks": manifest.manifest(self._state.tasks_on(self.instance_arn), cluster_arn, omit),
+            # Milliseconds rise also when the state file was deleted, after which the counters begin anew.
+            "timeline": max(int(self._state.clock.now() * 1000), self._manifest.get("timeline", 0) + 1),
+        }
+        self.socket.send("TaskManifestMessage", self._manifest)
+        return self._manifest
+
+    def _tell_what_shall_run(self) -> None:
+        """First of all, as ECS does: an agent may run tasks of which nothing is known here any more."""
+        try:
+            self.send_manifest(())
+        except Closed as error:
+            log.debug("the manifest was not sent: %s", error)
+
+    def _verify(self, question: Json) -> None:
+        """Answer which of the tasks that the agent asks about must stop."""
+        if not self._manifest or question.get("messageId") != self._manifest["messageId"]:
+            return
+        stop = manifest.confirmed(question.get("stopCandidates") or (), self._manifest["tasks"])
+        if not stop:
+            return
+        log.warning("the agent runs %d tasks that it shall not run; they are stopped", len(stop))
+        self.socket.send(
+            "TaskStopVerificationAck",
+            {
+                "generatedAt": int(self._state.clock.now() * 1000),
+                "messageId": self._manifest["messageId"],
+                "stopTasks": stop,
+            },
+        )
+
     def _wait_out(self) -> None:
         while (left := self._stalled_until - time.monotonic()) > 0:
             gevent.sleep(left)
@@ -83,6 +127,7 @@ class Session:
 
     def run(self) -> None:
         """Serve the agent until it closes, falls silent, or is closed."""
+        self._tell_what_shall_run()
         sender = gevent.spawn(self._send_loop)
         try:
             while (text := self.socket.receive()) is not None:
@@ -95,13 +140,16 @@ class Session:
     # -- from the agent ---------------------------------------------------------------------------------------------
 
     def _handle(self, type_: str, message: Json) -> None:
+        self._replies.append({"at": self._state.clock.now(), "type": type_, "message": message})
         if type_ == "AckRequest":
             self._acknowledged(str(message.get("messageId")))
         elif type_ == "IAMRoleCredentialsAckRequest":
             self._settle(str(message.get("messageId")))
         elif type_ == "NackRequest":
             log.warning("the agent refused message %s: %s", message.get("messageId"), message.get("reason"))
-        elif type_ not in ("HeartbeatAckRequest", "TaskStopVerificationMessage"):
+        elif type_ == "TaskStopVerificationMessage":
+            self._verify(message)
+        elif type_ != "HeartbeatAckRequest":
             log.warning("the agent sent something that ACS does not know: %s", type_ or "not a JSON envelope")
 
     def _acknowledged(self, message_id: str) -> None:
@@ -236,6 +284,7 @@ class Hub:
         self._sessions: dict[str, Session] = {}
         self._started = time.monotonic()
         self._ended: dict[str, float] = {}  # when the last session of an instance ended
+        self.replies: deque[Json] = deque(maxlen=REPLIES_KEPT)  # what agents said
         self.on_change: Callable[[str], None] = lambda instance_arn: None
         state.connected = self.connected
         state.on_work = self.wake
@@ -270,7 +319,7 @@ class Hub:
     def serve(self, socket: Socket, instance_arn: str, query: Json) -> None:
         """Run the session of an accepted connection; an older one of the same instance ends."""
         self._note_versions(instance_arn, query)
-        session = Session(socket, instance_arn, self._state, self._credentials)
+        session = Session(socket, instance_arn, self._state, self._credentials, self.replies)
         previous = self._sessions.get(instance_arn)
         self._sessions[instance_arn] = session
         if previous:

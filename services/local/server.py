@@ -234,7 +234,7 @@ def _do(server: Server, name: str, body: object) -> flask.Response:
     if do == "cut":
         return _cut()
     answer = api.call(server.plane, name, body)
-    if name == "SubmitTaskStateChange":
+    if name in ("SubmitTaskStateChange", "SubmitAttachmentStateChanges"):
         server.backstage.heard(body, answered=do != "lose")
     return _cut() if do == "lose" else _json(answer, 200)
 

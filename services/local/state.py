@@ -145,6 +145,10 @@ class State:
         """The task of the cluster, or None."""
         return self.tasks.get(self.names.task(cluster.name, resource_id(id_or_arn, "task")))
 
+    def cluster_arn(self, instance_arn: str) -> str:
+        """The ARN of the cluster to which a registered instance belongs."""
+        return self.names.cluster(self.instances[instance_arn].cluster)
+
     def tasks_on(self, instance_arn: str) -> list[Task]:
         """The tasks placed on an instance and not yet stopped, oldest first."""
         return [t for t in self.tasks.values() if t.instance == instance_arn and t.live]

@@ -6,6 +6,7 @@ They are for whoever holds the local control plane, and do nothing unless called
 from __future__ import annotations
 
 import logging
+import uuid
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from services.local.core.errors import ApiError
 from services.local.misbehaviour import OF_SESSIONS, Demand, Misbehaviour
 from services.local.state import State
 from services.local.tcs import Telemetry
-from services.local.websocket import NORMAL, Socket
+from services.local.websocket import NORMAL, Closed, Socket
 
 log = logging.getLogger("local.trial")
 Json = dict[str, Any]
@@ -35,7 +36,7 @@ class Backstage:
     reports: deque[Json] = field(default_factory=lambda: deque(maxlen=REPORTS_KEPT))
 
     def heard(self, body: object, answered: bool) -> None:
-        """Keep a SubmitTaskStateChange that was accepted; `answered` is False when the agent was not told so."""
+        """Keep a report that was accepted; `answered` is False when the agent was not told so."""
         if isinstance(body, dict):
             containers = [
                 {"name": c.get("containerName"), "status": c.get("status")} for c in body.get("containers") or []
@@ -43,6 +44,7 @@ class Backstage:
             self.reports.append({
                 "at": self.state.clock.now(), "task": body.get("task"), "status": body.get("status"),
                 "reason": body.get("reason"), "containers": containers, "answered": answered,
+                "attachments": body.get("attachments") or [],
             })  # fmt: skip
 
 
@@ -66,10 +68,31 @@ def _instance(backstage: Backstage, body: Json) -> str:
 
 def _push(backstage: Backstage, body: Json) -> Json:
     arn = _instance(backstage, body)
-    if not isinstance(body.get("type"), str) or not isinstance(body.get("message"), dict):
+    type_, message = body.get("type"), body.get("message", {})
+    if not isinstance(type_, str) or not isinstance(message, dict):
         raise ApiError("ClientException", "Give 'type' (a string) and 'message' (an object).")
-    backstage.hub.push(arn, body["type"], body["message"])
-    return {"containerInstance": arn}
+    if body.get("fill"):
+        cluster_arn = backstage.state.cluster_arn(arn)
+        names = {"clusterArn": cluster_arn, "containerInstanceArn": arn, "messageId": str(uuid.uuid4())}
+        message = {**names, **message}
+    backstage.hub.push(arn, type_, message)
+    return {"containerInstance": arn, "messageId": message.get("messageId")}
+
+
+def _manifest(backstage: Backstage, body: Json) -> Json:
+    session = backstage.hub.session(_instance(backstage, body))
+    omit = body.get("omit") or []
+    if session is None or not isinstance(omit, list):
+        raise ApiError("ClientException", "'omit' must be a list of task ARNs.")
+    try:
+        return session.send_manifest([str(arn) for arn in omit])
+    except Closed as error:
+        raise ApiError("ClientException", f"The manifest was not sent: {error}.") from error
+
+
+def _replies(backstage: Backstage, body: Json) -> Json:
+    types = body.get("types") or ()
+    return {"replies": [r for r in backstage.hub.replies if not types or r["type"] in types]}
 
 
 def _close(backstage: Backstage, body: Json) -> Json:
@@ -104,6 +127,8 @@ def _reports(backstage: Backstage, body: Json) -> Json:
 
 CALLS: dict[str, Callable[[Backstage, Json], Json]] = {
     "PushAcsMessage": _push,
+    "SendTaskManifest": _manifest,
+    "ListReplies": _replies,
     "CloseAcsSession": _close,
     "Misbehave": _misbehave,
     "Behave": _behave,

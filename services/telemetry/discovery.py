@@ -19,11 +19,11 @@ from urllib.parse import urlsplit
 import gevent
 
 from common.errors import Temporary
+from common.own_keys import OwnCredentials
 from common.proxy import open_socket
 from common.session import Keys, host_of, sign, tls_context
 from common.trust import verification
 from common.version import COMMIT, VERSION
-from services.telemetry.credentials import OwnKeys
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def regional(region: str, fips: bool, dual_stack: bool) -> str:
 class Discovery:
     """Answers the telemetry endpoint."""
 
-    def __init__(self, chosen: Settings, own_keys: OwnKeys) -> None:
+    def __init__(self, chosen: Settings, own_keys: OwnCredentials) -> None:
         self._settings, self._own_keys = chosen, own_keys
         self._cached: tuple[float, str, str] | None = None  # monotonic time, instance ARN, endpoint
 

@@ -1,4 +1,4 @@
-"""The three questions this process asks Docker, over plain HTTP: ping, inspect, stats.
+"""What this process asks Docker, over plain HTTP: ping, inspect, stats.
 
 Docker is only needed for the check of the container runtime and where a container's cgroup is not in the usual place.
 The Docker SDK would cost 8 MB of memory for that.
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import http.client
 import socket
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import gevent
@@ -20,6 +21,13 @@ from common.errors import Temporary
 PING_SECONDS = 2.0
 INSPECT_SECONDS = 30.0
 STATS_SECONDS = 18.0
+
+
+class State(NamedTuple):
+    """Of a container: the pid of its process (0 when it does not run), and when that was started."""
+
+    pid: int
+    started_at: str
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -51,15 +59,35 @@ class Daemon:
         except Temporary:
             self._ask("GET", "/_ping", PING_SECONDS)
 
-    def process_of(self, docker_id: str) -> int:
-        """The pid of the container's process, 0 when it does not run. Raises Temporary."""
+    def state_of(self, docker_id: str) -> State:
+        """Whether and since when the container runs. Raises Temporary."""
         answer = msgspec.json.decode(self._ask("GET", f"/containers/{docker_id}/json", INSPECT_SECONDS))
         state: dict[str, Any] = answer.get("State") or {}
-        return int(state.get("Pid") or 0)
+        return State(int(state.get("Pid") or 0), str(state.get("StartedAt") or ""))
 
     def stats(self, docker_id: str) -> bytes:
         """One stats object as JSON. Raises Temporary."""
         return self._ask("GET", f"/containers/{docker_id}/stats?stream=0", STATS_SECONDS)
+
+    def stream(self, docker_id: str) -> Iterator[bytes]:
+        """A stats object as JSON every second or so, until Docker ends the stream.
+
+        Raises Temporary, also when nothing came for 18 s. Close the generator to end the stream.
+        """
+        path = f"/containers/{docker_id}/stats?stream=1"
+        connection = self._connection(STATS_SECONDS)
+        try:
+            connection.request("GET", path, headers={"Host": "docker"})
+            with connection.getresponse() as response:
+                if response.status != 200:
+                    raise _refused("GET", path, response.status, response.read(500))
+                while line := response.readline():
+                    if line.strip():
+                        yield line
+        except (OSError, http.client.HTTPException) as error:
+            raise Temporary(f"the stream of {path} from Docker at {self.socket_path} broke off: {error}") from error
+        finally:
+            connection.close()
 
     def _ask(self, method: str, path: str, seconds: float) -> bytes:
         connection = self._connection(seconds)
@@ -73,11 +101,15 @@ class Daemon:
         finally:
             connection.close()
         if response.status != 200:
-            text = body[:500].decode("utf-8", "replace").strip()
-            raise Temporary(f"Docker answers {method} {path} with status {response.status}: {text}")
+            raise _refused(method, path, response.status, body)
         return body
 
     def _connection(self, seconds: float) -> http.client.HTTPConnection:
         if self._url.scheme == "unix":
             return _UnixConnection(self._url.path, seconds)
         return http.client.HTTPConnection(self._url.hostname or "localhost", self._url.port or 2375, timeout=seconds)
+
+
+def _refused(method: str, path: str, status: int, body: bytes) -> Temporary:
+    text = body[:500].decode("utf-8", "replace").strip()
+    return Temporary(f"Docker answers {method} {path} with status {status}: {text}")

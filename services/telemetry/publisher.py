@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 SERVICE_CONNECT_EVERY = 3  # ticks
 EBS_ROOT = "/mnt/ecs/ebs"
 VOLUME_SECONDS = 1.0
+VOLUMES_AT_ONCE = 8  # threads; one that hangs in the kernel is lost until the volume answers
 ADMIN_SOCKET = "/var/run/ecs/service_connect/{task}/appnet_admin.sock"
 ADMIN_REQUEST = "/stats/prometheus?usedonly&filter=metrics_extension&delta"
 ADMIN_SECONDS = 2.0
@@ -49,7 +50,7 @@ class Publisher:
         self._book, self._sender = book, sender
         self._metrics, self._health = metrics_box, health_box
         self._seconds = seconds
-        self._volumes_pool = ThreadPool(2)
+        self._volumes_pool = ThreadPool(VOLUMES_AT_ONCE)
 
     def run(self, stopping: gevent.event.Event) -> None:
         """Publish now and at every tick until `stopping`."""
@@ -103,15 +104,20 @@ class Publisher:
     # -- volumes and proxies -------------------------------------------------------------------
 
     def _measure_volumes(self) -> dict[str, tuple[int, int]]:
-        found = {}
-        for entry in list(self._book.tasks.values()):
-            for id_, _, directory in entry.volumes:
-                try:
-                    with gevent.Timeout(VOLUME_SECONDS, TimeoutError(f"no answer within {VOLUME_SECONDS:.0f} s")):
-                        found[id_] = self._volumes_pool.apply(volume_use, (f"{EBS_ROOT}/{directory}",))
-                except OSError as error:
-                    log.debug("volume %s of task %s has no metrics: %s", id_, entry.arn, error)
-        return found
+        """Used and total bytes by volume id; a volume that does not answer in time is left out, and delays no other."""
+        volumes = [(entry.arn, id_, path) for entry in self._book.tasks.values() for id_, _, path in entry.volumes]
+        measures = [gevent.spawn(self._measure_volume, *volume) for volume in volumes]
+        gevent.joinall(measures)
+        return {id_: m.value for (_, id_, _), m in zip(volumes, measures, strict=True) if m.value is not None}
+
+    def _measure_volume(self, arn: str, id_: str, directory: str) -> tuple[int, int] | None:
+        try:
+            with gevent.Timeout(VOLUME_SECONDS, TimeoutError(f"no answer within {VOLUME_SECONDS:.0f} s")):
+                used, size = self._volumes_pool.apply(volume_use, (f"{EBS_ROOT}/{directory}",))
+        except OSError as error:
+            log.debug("volume %s of task %s has no metrics: %s", id_, arn, error)
+            return None
+        return used, size
 
     def _scrape(self) -> None:
         entries = [e for e in self._book.tasks.values() if e.service_connect]
@@ -121,7 +127,7 @@ class Publisher:
 def volume_use(path: str) -> tuple[int, int]:
     """Used and total bytes of the file system mounted at `path`. Raises OSError."""
     info = os.statvfs(path)
-    return (info.f_blocks - info.f_bfree) * info.f_frsize, info.f_blocks * info.f_frsize
+    return (info.f_blocks - info.f_bfree) * info.f_bsize, info.f_blocks * info.f_bsize
 
 
 def _scrape_one(entry: TaskEntry) -> None:

@@ -20,6 +20,7 @@ from common.keys import FACTS, FACTS_ID, INSTANCE, INSTANCE_ID, SESSION, TASK
 from common.model.agent import DockerFacts, Instance
 from common.model.agent import Session as SessionDocument
 from common.model.task import Task
+from common.own_keys import OwnCredentials
 from common.process import Context
 from common.proxy import default_no_proxy
 from services.telemetry import discovery
@@ -27,7 +28,6 @@ from services.telemetry.core.book import Book
 from services.telemetry.core.doctor import RuntimeCheck
 from services.telemetry.core.requests import Sender
 from services.telemetry.core.samples import queue_length
-from services.telemetry.credentials import OwnKeys
 from services.telemetry.dockerd import Daemon
 from services.telemetry.files import Host, this_host
 from services.telemetry.mailbox import Mailbox
@@ -37,7 +37,7 @@ from services.telemetry.sampler import Sampler
 from services.telemetry.session import Outlet, Session, Timers
 from services.telemetry.snapshots import Snapshots
 
-LOOK_SECONDS = 5.0  # between looks for a heartbeat of the control plane and for a Redis that lost its data
+LISTEN_SECONDS = 5.0  # longest wait for something new in the volatile Redis
 DEFAULT_INTERVAL_SECONDS = 10.0
 ACS, TCS = "acs", "tcs"  # ids of the session documents
 
@@ -78,6 +78,7 @@ class Service:
         self._boxes = (Mailbox(), Mailbox())
         self._instance, self._facts = Instance(), DockerFacts()
         self._registered, self._loaded = gevent.event.Event(), gevent.event.Event()
+        self._heartbeat_at = 0.0
         self._session_revision = 0
         self._session_told: tuple[bool, str, float] | None = None
         if config["ECS_DISABLE_METRICS"] and config["ECS_DISABLE_DOCKER_HEALTH_CHECK"]:
@@ -159,7 +160,7 @@ class Service:
                 return
         self._context.ready()
         region = self._instance.region or config["AWS_DEFAULT_REGION"]
-        keys = OwnKeys(bool(config["ECS_EXTERNAL"]), config["ECS_ALTERNATE_CREDENTIAL_PROFILE"] or "default")
+        keys = OwnCredentials(bool(config["ECS_EXTERNAL"]), config["ECS_ALTERNATE_CREDENTIAL_PROFILE"] or "default")
         chosen = discovery.settings(config, region, config["ECS_INSTANCE_IP_COMPATIBILITY"] == "ipv6")
         finder = discovery.Discovery(chosen, keys)
         check = RuntimeCheck(time.time())
@@ -176,7 +177,7 @@ class Service:
         runners: list[gevent.Greenlet[..., object]] = [
             gevent.spawn(publisher.run, stopping),
             gevent.spawn(session.run, stopping),
-            gevent.spawn(self._look, check),
+            gevent.spawn(self._listen, check),
         ]
         gevent.joinall(runners)
 
@@ -199,25 +200,28 @@ class Service:
         except Temporary as error:
             self._log.debug("the state of the telemetry session is not published: %s", error)
 
-    def _look(self, check: RuntimeCheck) -> None:
+    def _listen(self, check: RuntimeCheck) -> None:
         """Run the check of the container runtime at each heartbeat of the control plane; notice a new Redis."""
-        heartbeat, epoch = 0.0, ""
-        while not self._context.stopping.wait(LOOK_SECONDS):
+        feed, known = self._volatile.feed(), False
+        while not self._context.stopping.is_set():
             try:
-                found = self._volatile.epoch(2.0)
-                if epoch and found != epoch:
-                    self._snapshots.announce_again()
-                    self._session_revision = 0
-                    self._save_session()
-                epoch = found
-                session = self._volatile.get(SESSION, ACS, 2.0)
+                items = feed.read(LISTEN_SECONDS)
+                if RESET in items:
+                    if known:  # it was away, and perhaps came back without its data
+                        self._snapshots.announce_again()
+                        self._session_revision = 0
+                        self._save_session()
+                    known = True
+                if any(item == RESET or (item.kind, item.id) == (SESSION.name, ACS) for item in items):
+                    self._heard(check, self._volatile.get(SESSION, ACS, 2.0))
             except Temporary as error:
-                self._log.debug("Redis is not looked at: %s", error)
-                continue
-            beat = session.heartbeat_at if session else 0.0
-            if beat and beat != heartbeat:
-                heartbeat = beat
-                gevent.spawn(self._check, check)
+                self._log.debug("Redis is not listened to: %s", error)
+
+    def _heard(self, check: RuntimeCheck, session: SessionDocument | None) -> None:
+        beat = session.heartbeat_at if session else 0.0
+        if beat and beat != self._heartbeat_at:
+            self._heartbeat_at = beat
+            gevent.spawn(self._check, check)
 
     def _check(self, check: RuntimeCheck) -> None:
         try:

@@ -76,9 +76,10 @@ def test_the_metrics_page_tells_how_the_whole_tree_stands(agent, eventually):
         'ecs_agent_tasks{known_status="RUNNING"} 1',
         'ecs_agent_containers{known_status="RUNNING"} 1',
         "ecs_agent_submission_backlog 0",
+        'ecs_agent_docker_call_seconds_count{operation="container_start"} 1',
         *(f'ecs_agent_program_ready{{program="{program}"}} 1' for program in ("acs", "engine", "endpoint")),
     ):
-        eventually(lambda series=series: f"\n{series}\n" in page(), seconds=10, pause=0.5)
+        eventually(lambda series=series: f"\n{series}\n" in page(), seconds=15, pause=0.5)
     pid = agent.programs()["engine"].pid
     os.kill(pid, signal.SIGKILL)
     restarts = 'ecs_agent_program_restarts_total{program="engine"} 1'

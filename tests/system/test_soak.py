@@ -47,7 +47,8 @@ def demands(chance: random.Random) -> list[Json]:
         {"do": "garbage", "garbage": chance.choice(["fragment", "reserved"])},
         {"do": "redeliver", "count": chance.randint(1, 20)},
         {"do": "redeliver", "count": 5},
-        {"do": "refuse", "count": few, "status": 503},
+        # Short: refusals that pile up while the agent is in a long back-off would keep it away for good.
+        {"do": "refuse", "count": few, "status": 503, "seconds": 5},
         {"do": "error", "status": 500, "count": some, **SUBMIT},
         {"do": "error", "status": 500, "count": few, "operation": "DiscoverPollEndpoint"},
         {"do": "error", "code": "ClientException", "count": few, **SUBMIT},
@@ -124,7 +125,9 @@ class Players:
         """Until `count` tasks have stopped; fails after `seconds`."""
         end = time.monotonic() + seconds
         while len(self.lives) < count or self._living():
-            assert time.monotonic() < end, {arn: life for arn, life in self.lives.items() if life.status != "STOPPED"}
+            if time.monotonic() > end:
+                left = {arn: life for arn, life in self.lives.items() if life.status != "STOPPED"}
+                pytest.fail(f"{len(self.lives)} tasks ran, these are left: {left}\n{self._agent.text()[-6000:]}")
             room = min(AT_ONCE - len(self._living()), count - len(self.lives))
             if room > 0:
                 self._run(self._chance.randint(1, min(room, 4)))

@@ -147,7 +147,7 @@ STATE = (
     ),
     Option(
         "ECS_AUDIT_LOGFILE", STRING, "/log/audit.log", windows="%ProgramData%\\Amazon\\ECS\\log\\audit.log",
-        json="CredentialsAuditLogFile", used_by="endpoint",
+        installed="/var/log/ecs/audit.log", json="CredentialsAuditLogFile", used_by="endpoint",
         doc="Audit log of credentials requests. It cannot be emptied; use `ECS_AUDIT_LOGFILE_DISABLED`.",
     ),
     Option(

@@ -159,8 +159,9 @@ OWN = (
         doc="Loopback port of the embedded control plane.",
     ),
     Option(
-        "ECS_ENDPOINT_WORKERS", integer(1, 64), "1", reference=False, used_by="endpoint",
-        doc="Processes that serve the task endpoints.",
+        "ECS_ENDPOINT_WORKERS", integer(0, 64), "0", reference=False, used_by="endpoint",
+        default_text="one for every 4 CPUs, at least 1 and at most 4",
+        doc="Processes that serve the task endpoints; 0 means the default. Each costs about 30 MB.",
     ),
     Option(
         "ECS_ACS_ENDPOINT", URL, reference=False, default_text="from DiscoverPollEndpoint", used_by="acs",

@@ -1,28 +1,22 @@
 """The files of a cgroup v2 as the numbers that Docker makes of them (spec 07 §17.2; kernel cgroup-v2 documentation).
 
-`quick` takes out only what the backend hears about, once a second; `full` builds the whole object, when somebody asks.
+Each function is pure and makes one part of the numbers; `readings` puts them together.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Iterator, Mapping
 
 from services.telemetry.core.dockerstats import (
     Block,
     BlockEntry,
-    Cpu,
     CpuUsage,
-    DockerStats,
     Memory,
     Pids,
     Throttling,
     optional,
 )
-from services.telemetry.core.numbers import MASK, format_time
-from services.telemetry.core.procfs import HostCpu, interfaces, network
-from services.telemetry.core.samples import Counters
+from services.telemetry.core.numbers import MASK
 
 FILES = ("cpu.stat", "memory.current", "memory.stat", "io.stat")  # read every time
 EXTRA_FILES = ("memory.max", "memory.events", "pids.current", "pids.max")  # read for the whole object
@@ -34,30 +28,38 @@ MEMORY_KEYS = (
     "workingset_nodereclaim", "workingset_refault",
 )  # fmt: skip
 
-_io = re.compile(rb"^(\d+):(\d+) .*?rbytes=(\d+) wbytes=(\d+)", re.MULTILINE)
 
-
-def quick(at: int, files: tuple[bytes, ...], net_dev: bytes, cpus: int) -> Counters:
-    """The counters of one reading; `files` are the contents of FILES (empty = missing = 0)."""
-    cpu_stat, current, memory_stat, io_stat = files
-    usage = int(current or 0)
-    start = memory_stat.find(b"\ninactive_file ")
-    if start >= 0:
-        inactive = int(memory_stat[start + 15 : memory_stat.index(b"\n", start + 15)])
-        if inactive < usage:
-            usage -= inactive
-    read = written = 0
-    for _, _, r, w in _io.findall(io_stat):
-        read += int(r)
-        written += int(w)
-    net = network(net_dev) if net_dev else None
-    return Counters(at, _usage(cpu_stat) // cpus, usage, read & MASK, written & MASK, net)
-
-
-def _usage(cpu_stat: bytes) -> int:
+def cpu_time(cpu_stat: bytes) -> int:
+    """Nanoseconds of CPU time so far."""
     if not cpu_stat.startswith(b"usage_usec "):
         return pairs(cpu_stat).get("usage_usec", 0) * 1000
     return int(cpu_stat[11 : cpu_stat.index(b"\n")]) * 1000
+
+
+def memory_in_use(current: bytes, memory_stat: bytes) -> int:
+    """Bytes in use without the page cache that nobody looked at lately."""
+    usage = int(current or 0)
+    start = memory_stat.find(b"\ninactive_file ")
+    if start < 0:
+        return usage
+    inactive = int(memory_stat[start + 15 : memory_stat.index(b"\n", start + 15)])
+    return usage - inactive if inactive < usage else usage
+
+
+def storage(io_stat: bytes) -> tuple[int, int]:
+    """Bytes read from and written to block devices."""
+    devices = list(_devices(io_stat))
+    return sum(d[2] for d in devices) & MASK, sum(d[3] for d in devices) & MASK
+
+
+def _devices(io_stat: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Major, minor, bytes read and written by device; a device without figures is none."""
+    for line in io_stat.decode().splitlines():
+        device, *figures = line.split()
+        major, _, minor = device.partition(":")
+        if figures and major.isdigit() and minor.isdigit():
+            values = dict(figure.split("=", 1) for figure in figures if "=" in figure)
+            yield int(major), int(minor), int(values.get("rbytes", 0)), int(values.get("wbytes", 0))
 
 
 def pairs(text: bytes) -> dict[str, int]:
@@ -66,39 +68,17 @@ def pairs(text: bytes) -> dict[str, int]:
     return {name: int(value) for name, value in zip(words[::2], words[1::2], strict=False)}
 
 
-def full(
-    at: int,
-    files: tuple[bytes, ...],
-    extra: Mapping[str, bytes],
-    net_dev: bytes,
-    host: HostCpu,
-    memory_total: int,
-) -> DockerStats:
-    """The Docker stats object of one reading, without name, id and what comes from the reading before."""
-    cpu_stat, current, memory_stat, io_stat = files
-    return DockerStats(
-        read=format_time(at),
-        pids_stats=Pids(optional(limit(extra["pids.current"])), optional(limit(extra["pids.max"]))),
-        blkio_stats=Block(io_service_bytes_recursive=_block(io_stat)),
-        cpu_stats=cpu(cpu_stat, host),
-        memory_stats=_memory(current, memory_stat, extra, memory_total),
-        networks=optional(interfaces(net_dev)),
-    )
+def pids(extra: Mapping[str, bytes]) -> Pids:
+    """pids_stats."""
+    return Pids(optional(limit(extra["pids.current"])), optional(limit(extra["pids.max"])))
 
 
-def cpu(cpu_stat: bytes, host: HostCpu) -> Cpu:
-    """cpu_stats from cpu.stat."""
+def cpu(cpu_stat: bytes, extra: Mapping[str, bytes]) -> tuple[CpuUsage, Throttling]:
+    """What cpu_stats has of the container; nothing of it is in the other files."""
     values = pairs(cpu_stat)
-    microseconds = {name: 1000 * values.get(name, 0) for name in ("usage_usec", "system_usec", "user_usec")}
-    return Cpu(
-        CpuUsage(
-            microseconds["usage_usec"],
-            usage_in_kernelmode=microseconds["system_usec"],
-            usage_in_usermode=microseconds["user_usec"],
-        ),
-        optional(host.total),
-        optional(host.online),
-        Throttling(values.get("nr_periods", 0), values.get("nr_throttled", 0), 1000 * values.get("throttled_usec", 0)),
+    total, kernel, user = (1000 * values.get(name, 0) for name in ("usage_usec", "system_usec", "user_usec"))
+    return CpuUsage(total, usage_in_kernelmode=kernel, usage_in_usermode=user), Throttling(
+        values.get("nr_periods", 0), values.get("nr_throttled", 0), 1000 * values.get("throttled_usec", 0)
     )
 
 
@@ -108,7 +88,8 @@ def limit(text: bytes) -> int:
     return MASK if word == b"max" else int(word or 0)
 
 
-def _memory(current: bytes, memory_stat: bytes, extra: Mapping[str, bytes], memory_total: int) -> Memory:
+def memory(current: bytes, memory_stat: bytes, extra: Mapping[str, bytes], memory_total: int) -> Memory:
+    """memory_stats; `memory_total` bounds the limit."""
     most = limit(extra["memory.max"])
     return Memory(
         usage=optional(int(current or 0)),
@@ -118,16 +99,14 @@ def _memory(current: bytes, memory_stat: bytes, extra: Mapping[str, bytes], memo
     )
 
 
-@lru_cache(256)  # the file of an idle container does not change
 def _memory_stats(text: bytes) -> dict[str, int]:
     found = pairs(text)
     return {name: found.get(name, 0) for name in MEMORY_KEYS} if text else {}
 
 
-@lru_cache(256)
-def _block(io_stat: bytes) -> tuple[BlockEntry, ...] | None:
+def block(files: tuple[bytes, ...], extra: Mapping[str, bytes]) -> Block:
+    """blkio_stats; `files` is the last of FILES."""
     entries: list[BlockEntry] = []
-    for major, minor, read, written in _io.findall(io_stat):
-        entries.append(BlockEntry(int(major), int(minor), "read", int(read)))
-        entries.append(BlockEntry(int(major), int(minor), "write", int(written)))
-    return tuple(entries) or None
+    for major, minor, read, written in _devices(files[0]):
+        entries += BlockEntry(major, minor, "read", read), BlockEntry(major, minor, "write", written)
+    return Block(io_service_bytes_recursive=tuple(entries) or None)

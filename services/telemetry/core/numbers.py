@@ -10,6 +10,7 @@ import calendar
 import struct
 import time
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -19,6 +20,10 @@ LARGEST = (1 << 63) - 1  # of a JSON integer of the wire; the rest goes into the
 NAN = float("nan")
 ZERO_TIME = "0001-01-01T00:00:00Z"
 NANOSECONDS = 1_000_000_000
+ESCAPED = (
+    (b"<", b"\\u003c"), (b">", b"\\u003e"), (b"&", b"\\u0026"),
+    ("\u2028".encode(), b"\\u2028"), ("\u2029".encode(), b"\\u2029"),
+)  # fmt: skip
 
 _single = struct.Struct("f")
 
@@ -54,10 +59,14 @@ def parse_time(text: str) -> int:
         return 0
     main, _, fraction = text.rstrip("Z").partition(".")
     try:
-        seconds = calendar.timegm(time.strptime(main[:19], "%Y-%m-%dT%H:%M:%S"))
-        return seconds * NANOSECONDS + int((fraction + "000000000")[:9] if fraction else 0)
+        return _seconds_of(main[:19]) * NANOSECONDS + int((fraction + "000000000")[:9] if fraction else 0)
     except ValueError:
         return 0
+
+
+@lru_cache(4)  # the readings of one round share their second
+def _seconds_of(text: str) -> int:
+    return calendar.timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
 
 
 def format_time(nanoseconds: int) -> str:
@@ -65,14 +74,19 @@ def format_time(nanoseconds: int) -> str:
     if not nanoseconds:
         return ZERO_TIME
     seconds, rest = divmod(nanoseconds, NANOSECONDS)
-    main = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
     fraction = f".{rest:09d}".rstrip("0") if rest else ""
-    return f"{main}{fraction}Z"
+    return f"{_text_of(seconds)}{fraction}Z"
+
+
+@lru_cache(4)
+def _text_of(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 def encode(value: Any) -> bytes:
-    """JSON as Go writes it: no white space, `<`, `>` and `&` escaped."""
+    """JSON as Go writes it: no white space; `<`, `>`, `&` and the Unicode line separators escaped."""
     data = msgspec.json.encode(value)
-    if b"<" in data or b">" in data or b"&" in data:
-        data = data.replace(b"<", b"\\u003c").replace(b">", b"\\u003e").replace(b"&", b"\\u0026")
+    for character, escaped in ESCAPED:
+        if character in data:
+            data = data.replace(character, escaped)
     return data

@@ -11,7 +11,7 @@ Percentages are shares of the whole host, 100 = all CPUs busy.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from services.telemetry.core.dockerstats import DockerStats
@@ -19,6 +19,7 @@ from services.telemetry.core.numbers import LARGEST, MASK, NAN, f32, number, par
 
 STREAM_LENGTH = 80  # samples kept when there is one a second, and always for the network of a task
 PUBLISH_SECONDS = 20.0
+POLL_SPREAD = 0.8  # of the polling interval: the longest random pause after the first poll
 SATURATION = (1 << 63) - 1
 
 Net = tuple[int, int, int, int, int, int, int, int]  # rx bytes, packets, errors, dropped; tx the same
@@ -129,14 +130,13 @@ class Queue:
         elapsed = f32(max(-SATURATION, min(SATURATION, new.at - old.at)))
         if elapsed <= 0:
             return self.last.cpu_percent, *((self.last.rx_rate, self.last.tx_rate) if both else (NAN, NAN))
-        percent = f32(f32(100.0 * f32((new.cpu - old.cpu) & MASK)) / elapsed)
+        used = (new.cpu - old.cpu) & MASK
+        percent = f32(f32(100.0 * f32(used)) / elapsed) if used else 0.0
         if new.net is None or old.net is None:
             return percent, NAN, NAN
-        return (
-            percent,
-            f32(1e9 * f32(f32((new.net[RX_BYTES] - old.net[RX_BYTES]) & MASK) / elapsed)),
-            f32(1e9 * f32(f32((new.net[TX_BYTES] - old.net[TX_BYTES]) & MASK) / elapsed)),
-        )
+        if new.net is old.net:  # nothing came or went
+            return percent, 0.0, 0.0
+        return percent, _rate(new.net, old.net, RX_BYTES, elapsed), _rate(new.net, old.net, TX_BYTES, elapsed)
 
     def published(self, mark: int) -> None:
         """All samples up to `mark` (a value of `appended`) have been handed over."""
@@ -152,51 +152,61 @@ class Queue:
 
     def cpu_set(self) -> dict[str, Any] | None:
         """CWStatsSet of the CPU percentage."""
-        return self._doubles(lambda s: s.cpu_percent)
+        return double_set([s.cpu_percent for s in self._reported() if s.cpu_percent == s.cpu_percent])
 
     def memory_set(self) -> dict[str, Any] | None:
         """CWStatsSet of the memory in use, in whole MiB."""
-        return self._doubles(lambda s: s.counters.memory >> 20)
+        return double_set([s.counters.memory >> 20 for s in self._reported()])
 
     def storage_set(self) -> dict[str, Any] | None:
         """readSizeBytes and writeSizeBytes."""
-        read, written = self._longs(lambda s: s.counters.read), self._longs(lambda s: s.counters.written)
-        return None if read is None or written is None else {"readSizeBytes": read, "writeSizeBytes": written}
+        counters = [s.counters for s in self._reported()]
+        if not counters:
+            return None
+        return {
+            "readSizeBytes": long_set([c.read for c in counters]),
+            "writeSizeBytes": long_set([c.written for c in counters]),
+        }
 
     def network_set(self) -> tuple[dict[str, Any], bool]:
         """NetworkStatsSet as far as it could be built, and whether it is whole."""
+        samples = self._reported()
+        columns = list(zip(*(s.counters.net or NO_NET for s in samples), strict=True))
         found: dict[str, Any] = {}
-        for name, index in NETWORK_COUNTERS:
-            found[name] = self._longs(lambda s, i=index: (s.counters.net or NO_NET)[i])  # type: ignore[misc]
-        found["rxBytesPerSecond"] = self._doubles(lambda s: s.rx_rate if s.counters.net else 0.0)
-        found["txBytesPerSecond"] = self._doubles(lambda s: s.tx_rate if s.counters.net else 0.0)
-        whole = all(value is not None for value in found.values())
-        return {name: found[name] for name in sorted(found) if found[name] is not None}, whole
+        for name, index in NETWORK_MEMBERS if samples else ():
+            if index is None:
+                rates = [(s.rx_rate if name[0] == "r" else s.tx_rate) if s.counters.net else 0.0 for s in samples]
+                found[name] = double_set([rate for rate in rates if rate == rate])
+            else:
+                found[name] = long_set(columns[index])
+        present = {name: value for name, value in found.items() if value is not None}
+        return present, len(present) == len(NETWORK_MEMBERS)
 
     def restart_set(self) -> dict[str, int] | None:
         """RestartStatsSet: restarts since the sample before the first unpublished one."""
-        if not self.usable or not self._unsent:
+        samples = self._reported()
+        if not samples:
             return None
-        first = (self._sent or self._unsent[0]).counters.restarts
-        last = self._unsent[-1].counters.restarts
+        first = (self._sent or samples[0]).counters.restarts
+        last = samples[-1].counters.restarts
         if first is None or last is None or last < first:
             return None
         return {"restartCount": last - first}
 
-    def _doubles(self, value: Callable[[Sample], float]) -> dict[str, Any] | None:
-        if not self.usable:
-            return None
-        return double_set([v for s in self._unsent if (v := value(s)) == v])
-
-    def _longs(self, value: Callable[[Sample], int]) -> dict[str, int] | None:
-        if not self.usable or not self._unsent:
-            return None
-        return long_set([value(s) for s in self._unsent])
+    def _reported(self) -> Sequence[Sample]:
+        """What has not been published; nothing when that would be the only sample."""
+        return self._unsent if self.usable else ()
 
 
-NETWORK_COUNTERS = (
-    ("rxBytes", 0), ("rxDropped", 3), ("rxErrors", 2), ("rxPackets", 1),
-    ("txBytes", 4), ("txDropped", 7), ("txErrors", 6), ("txPackets", 5),
+def _rate(new: Net, old: Net, column: int, elapsed: float) -> float:
+    """Bytes per second; `elapsed` is in nanoseconds."""
+    return f32(1e9 * f32(f32((new[column] - old[column]) & MASK) / elapsed))
+
+
+# The members of NetworkStatsSet in their order, with their place in Net; None is a rate.
+NETWORK_MEMBERS: tuple[tuple[str, int | None], ...] = (
+    ("rxBytes", 0), ("rxBytesPerSecond", None), ("rxDropped", 3), ("rxErrors", 2), ("rxPackets", 1),
+    ("txBytes", 4), ("txBytesPerSecond", None), ("txDropped", 7), ("txErrors", 6), ("txPackets", 5),
 )  # fmt: skip
 
 
@@ -222,9 +232,9 @@ def _sum(values: Sequence[float]) -> float:
 
 def long_set(values: Sequence[int]) -> dict[str, int]:
     """ULongStatsSet: unsigned 64-bit, what exceeds 2^63 - 1 in the overflow members."""
-    (high, over_high), (low, over_low), (total, over_total) = (
-        (v, 0) if v <= LARGEST else (LARGEST, v % LARGEST) for v in (max(values), min(values), sum(values) & MASK)
-    )
+    high, over_high = _split(max(values))
+    low, over_low = _split(min(values))
+    total, over_total = _split(sum(values) & MASK)
     return {
         "max": high,
         "min": low,
@@ -234,3 +244,7 @@ def long_set(values: Sequence[int]) -> dict[str, int]:
         "sampleCount": len(values),
         "sum": total,
     }
+
+
+def _split(value: int) -> tuple[int, int]:
+    return (value, 0) if value <= LARGEST else (LARGEST, value % LARGEST)

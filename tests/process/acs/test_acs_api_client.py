@@ -12,11 +12,11 @@ import gevent.event
 import pytest
 from gevent.server import StreamServer
 
+from common import own_keys as credentials_module
 from common.errors import Temporary
+from common.own_keys import OwnCredentials
 from common.session import Keys as SigningKeys
-from services.acs import credentials as credentials_module
 from services.acs import ecs as ecs_module
-from services.acs.credentials import OwnCredentials
 from services.acs.ecs import ApiError, EcsClient, regional_endpoint
 from services.acs.identity import find_place, identity_document
 from services.acs.metadata import Metadata, MetadataError

@@ -96,6 +96,16 @@ def test_a_broken_protocol_ends_the_connection_as_an_error(connected, eventually
     eventually(lambda: peer.close_frame == (1002).to_bytes(2, "big"))
 
 
+def test_a_close_reason_that_is_no_text_is_a_broken_protocol(connected, eventually):
+    """Also with a code that would mean an orderly end (spec 02 §1.6)."""
+    channel, peer = connected
+    peer.frame(8, (1000).to_bytes(2, "big") + b"\xff\xfe")
+    with pytest.raises(ChannelEnded) as caught:
+        channel.receive()
+    assert caught.value.code == 0
+    eventually(lambda: peer.close_frame == (1002).to_bytes(2, "big"))
+
+
 def test_cutting_wakes_the_reader_with_the_reason(connected):
     """The heartbeat timer runs in another greenlet."""
     channel, _ = connected

@@ -37,6 +37,7 @@ def raw_agent(plane: Plane, agent: FakeAgent) -> websocket.WebSocket:
         f"ws://127.0.0.1:{plane.port}/acs/ws?containerInstanceArn={agent.arn}", timeout=5
     )
     eventually(lambda: agent.closes, "the first connection is replaced")
+    assert "TaskManifestMessage" in str(connection.recv()), "the first message says which tasks shall run"
     return connection
 
 
@@ -64,7 +65,7 @@ def test_a_session_ends_without_a_word_or_with_a_reset(plane: Plane, agent: Fake
     connection = websocket.create_connection(
         f"ws://127.0.0.1:{plane.port}/acs/ws?containerInstanceArn={agent.arn}", timeout=5
     )
-    eventually(lambda: agent.view()["agentConnected"], "connected again")
+    connection.recv()
     local(plane, "Misbehave", do="reset")
     with pytest.raises(ConnectionResetError):
         connection.recv_frame()

@@ -97,13 +97,13 @@ def test_the_callers_own_credentials_are_handed_to_tasks(plane: Plane) -> None:
 
 def test_any_message_can_be_pushed_for_a_trial(plane: Plane, agent: FakeAgent) -> None:
     """For tests and demonstrations: one call beside the ECS API."""
-    body = {"type": "TaskManifestMessage", "message": {"messageId": "m", "timeline": 7}}
+    body = {"type": "CloseMessage", "message": {"messageId": "m", "message": "soon"}}
     request = urllib.request.Request(
         plane.url, data=json.dumps(body).encode(), headers={"X-Amz-Target": "EcsLocal.PushAcsMessage"}
     )
     with urllib.request.urlopen(request, timeout=5) as answer:
-        assert json.load(answer) == {"containerInstance": agent.arn}
-    assert eventually(lambda: agent.messages("TaskManifestMessage"), "the message") == [body["message"]]
+        assert json.load(answer) == {"containerInstance": agent.arn, "messageId": "m"}
+    assert eventually(lambda: agent.messages("CloseMessage"), "the message") == [body["message"]]
 
 
 def test_the_end_of_a_session_has_a_status_code(plane: Plane, ecs: Any, agent: FakeAgent) -> None:

@@ -33,10 +33,10 @@ WORK = "dd if=/dev/zero of=/out bs=1M count=20; i=0; while [ $i -lt 60000 ]; do 
 class Bench:
     """Book and sampler without the process around them."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, polling: bool = False) -> None:
         self.book, self.store = Book(), StubStore()
         self.restarts = Restarts(self.store)
-        self.sampler = Sampler(self.book, host, Daemon(), self.restarts, False, 1.0)
+        self.sampler = Sampler(self.book, host, Daemon(), self.restarts, polling, 1.0)
 
     def watch(self, task: Task) -> None:
         """The engine saved this task."""
@@ -154,7 +154,7 @@ def test_counters_go_on_when_the_restart_policy_starts_a_container_again(
 
 
 def test_a_container_that_ends_is_noticed_without_asking_docker(containers: Containers, bench: Bench, daemon):
-    """Its cgroup is gone: no sample, no error; the last object keeps being served."""
+    """Its cgroup is gone: no sample, no error; the last object keeps being served, and nothing holds its namespace."""
     docker_id = containers.start()
     bench.watch(task_of(containers.describe(docker_id)))
     assert latest(bench, docker_id)["cpu_stats"]
@@ -164,25 +164,34 @@ def test_a_container_that_ends_is_noticed_without_asking_docker(containers: Cont
     bench.sampler.round()
     assert next(c for _, c in bench.book).queue.appended == count
     assert bench.source(docker_id).latest() is not None
+    open_files = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if _is_open(fd)]
+    assert not [path for path in open_files if path.endswith("/net/dev") or docker_id in path]
 
 
+def _is_open(fd: str) -> bool:
+    return os.path.islink(f"/proc/self/fd/{fd}")
+
+
+@pytest.mark.parametrize("polling", [False, True], ids=["streamed", "polled"])
 def test_docker_is_asked_when_the_cgroup_is_nowhere_to_be_found(
-    containers: Containers, eventually: Callable[..., object], tmp_path
+    containers: Containers, eventually: Callable[..., object], tmp_path, polling
 ):
-    """A cgroup mount that is somewhere else: after a few tries Docker's own stats are used."""
-    bench = Bench(this_host()._replace(root=str(tmp_path)))
+    """A cgroup mount that is somewhere else: after a second look Docker's own stats are used, a sample a second."""
+    bench = Bench(this_host()._replace(root=str(tmp_path)), polling)
     docker_id = containers.start(WORK)
     bench.watch(task_of(containers.describe(docker_id)))
     source = bench.source(docker_id)
 
-    def sampled() -> object:
+    def sampled() -> bool:
         bench.sampler.round()
-        return source.container.queue.last
+        return source.container.queue.appended >= 3
 
     try:
         eventually(sampled, seconds=25, pause=0.3)
         stats = source.latest()
         assert stats is not None and stats.id == docker_id and stats.cpu_stats.cpu_usage.total_usage > 0
+        assert stats.precpu_stats.cpu_usage.total_usage > 0 and source.pid > 0
+        assert report(bench.book, time.time(), {}, False).tasks[0]["containerMetrics"][0]["networkStatsSet"]
     finally:
         bench.sampler.close()
 
@@ -248,8 +257,8 @@ def test_docker_answers_ping_and_inspect(containers: Containers):
     daemon = Daemon()
     daemon.ping()
     docker_id = containers.start()
-    assert daemon.process_of(docker_id) > 0
+    assert daemon.state_of(docker_id).pid > 0
     with pytest.raises(Temporary, match="status 404"):
-        daemon.process_of("no-such-container")
+        daemon.state_of("no-such-container")
     with pytest.raises(Temporary, match="does not answer"):
         Daemon("unix:///nonexistent.sock").ping()

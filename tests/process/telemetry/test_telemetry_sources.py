@@ -9,26 +9,26 @@ from gevent import socket as gsocket
 from gevent.server import StreamServer
 
 from common.errors import Temporary
+from common.own_keys import OwnCredentials
 from common.session import Keys
 from services.telemetry import discovery, publisher
 from services.telemetry.core.book import Book, TaskEntry
 from services.telemetry.core.requests import Sender
 from services.telemetry.core.serviceconnect import Holder
-from services.telemetry.credentials import OwnKeys
 from services.telemetry.mailbox import Mailbox
 from tests.process.telemetry.tcs_server import TcsServer
 
 
 @pytest.fixture
-def own_keys(monkeypatch) -> OwnKeys:
+def own_keys(monkeypatch) -> OwnCredentials:
     """Keys from the environment."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKID")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
-    return OwnKeys(False, "default")
+    return OwnCredentials(False, "default")
 
 
-def test_keys_of_the_environment_come_first(own_keys: OwnKeys):
+def test_keys_of_the_environment_come_first(own_keys: OwnCredentials):
     """No library is loaded for them."""
     assert own_keys.keys() == Keys("AKID", "secret", "")
 
@@ -40,12 +40,12 @@ def test_the_rotating_file_is_read_again_after_a_minute(monkeypatch, tmp_path):
     path = tmp_path / "credentials"
     text = "[default]\naws_access_key_id = {0}\naws_secret_access_key = s\naws_session_token = t\n"
     path.write_text(text.format("first"))
-    keys = OwnKeys(True, "default", str(path))
+    keys = OwnCredentials(True, "default", str(path))
     assert keys.keys() == Keys("first", "s", "t")
     path.write_text(text.format("second"))
     assert keys.keys().access_key == "first"
     later = time.monotonic() + 61
-    monkeypatch.setattr("services.telemetry.credentials.time.monotonic", lambda: later)
+    monkeypatch.setattr("common.own_keys.time.monotonic", lambda: later)
     assert keys.keys().access_key == "second"
 
 

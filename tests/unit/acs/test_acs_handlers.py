@@ -17,6 +17,7 @@ from common.model.task import Task
 from common.stub import StubBus
 from common.wire.acs import Frame, decode
 from services.acs import roles as roles_module
+from services.acs.attachments import Attachments
 from services.acs.handlers import Handlers
 from services.acs.instance import InstanceRecord
 from services.acs.roles import RoleCredentials
@@ -49,7 +50,10 @@ class Rig:
         self.rejected: list[TaskChanged] = []
         self.roles = RoleCredentials(self.bus.volatile)  # type: ignore[arg-type]
         self.record = InstanceRecord(self.bus.durable, Instance(arn="i", manifest_sequence=12))  # type: ignore[arg-type]
-        self.handlers = Handlers(self.bus, self.roles, self.record, self.rejected.append)  # type: ignore[arg-type]
+        self.attachments = Attachments(self.bus.durable, lambda: lambda record: False)  # type: ignore[arg-type]
+        self.handlers = Handlers(
+            self.bus, self.roles, self.record, self.rejected.append, self.attachments,  # type: ignore[arg-type]
+        )  # fmt: skip
         self._consumer = self.bus.durable.consumer(keys.COMMANDS, "engine", Command)
 
     def give(self, type_: str, **message: Any) -> list[str]:
@@ -86,6 +90,33 @@ def test_an_empty_payload_is_acknowledged(rig):
     assert rig.give("PayloadMessage", tasks=[]) == ["AckRequest"]
     assert rig.give("PayloadMessage", containerInstanceArn="arn:other") == ["AckRequest"]
     assert rig.channel.sent[-1]["message"]["containerInstance"] == "arn:other"
+
+
+def test_what_stops_is_handed_over_before_what_starts(rig):
+    """Case 21: it gives its resources to what starts; the acknowledgement is one."""
+    tasks = [
+        {"arn": "r1", "desiredStatus": "RUNNING"}, {"arn": "s1", "desiredStatus": "STOPPED"},
+        {"arn": "r2", "desiredStatus": "RUNNING"}, {"arn": "s2", "desiredStatus": "STOPPED"},
+    ]  # fmt: skip
+    assert rig.give("PayloadMessage", tasks=tasks) == ["AckRequest"]
+    assert [command.task.arn for command in rig.commands()] == ["s1", "s2", "r1", "r2"]
+
+
+def test_a_task_that_cannot_run_is_reported_at_each_delivery_and_holds_back_all_acknowledgements(rig):
+    """Cases 22 and 23: also those of the credentials of the task beside it, which runs."""
+    good = {"arn": "a", "desiredStatus": "RUNNING", "roleCredentials": ROLE}
+    bad = {"arn": "b", "desiredStatus": "RUNNING", "volumes": [{"name": "v", "type": "ebs"}]}
+    for delivery in (1, 2):
+        assert rig.give("PayloadMessage", tasks=[good, bad]) == []
+        assert [command.task.arn for command in rig.commands()] == ["a"]
+        assert [change.reason for change in rig.rejected] == [
+            'UnrecogniedTaskError: Error loading task - unrecognized volume type: "ebs"'
+        ] * delivery
+
+
+def test_task_level_overrides_are_not_looked_at(rig):
+    """Case 72: a text that is no JSON."""
+    assert rig.give("PayloadMessage", tasks=[{"arn": "a", "overrides": "{nope"}]) == ["AckRequest"]
 
 
 def test_an_empty_task_spoils_the_acknowledgement(rig):

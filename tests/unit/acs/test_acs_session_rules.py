@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -10,7 +11,7 @@ import pytest
 
 from common.clock import VirtualClock
 from common.errors import AgentError, Temporary
-from common.proxy import open_socket, proxy_for, proxy_login, proxy_url
+from common.proxy import default_no_proxy, open_socket, proxy_for, proxy_login, proxy_url
 from common.session import Keys, sign
 from services.acs import session as module
 from services.acs.channel import ChannelEnded, DialError
@@ -187,6 +188,19 @@ def test_an_endpoint_that_cannot_be_connected_to_is_asked_for_anew():
     assert discovery.endpoint() == "https://b"
 
 
+def test_the_endpoint_of_an_earlier_process_is_used_when_the_api_fails():
+    """It is asked for all the same, and each new one is kept once."""
+    kept: list[str] = []
+    api = Api(Temporary("down"), "https://b", "https://b")
+    clock = VirtualClock()
+    discovery = Discovery(api, "c", "i", clock, known="https://a", keep=kept.append)
+    assert [discovery.endpoint() for _ in range(2)] == ["https://a", "https://b"]
+    clock.advance(KEPT_SECONDS + 1)
+    assert discovery.endpoint() == "https://b"
+    assert kept == ["https://b"]
+    assert api.calls == 3
+
+
 def test_a_configured_endpoint_is_taken_as_it_is():
     """No call at all."""
     assert Discovery(Api(), "c", "i", VirtualClock(), "https://fixed").endpoint() == "https://fixed"
@@ -218,6 +232,41 @@ def test_which_proxy_a_request_takes(url, environment, proxy):
     parts = urlsplit(url)
     found = proxy_for(parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80), environment)
     assert (found and f"{proxy_url(found)} {proxy_login(found)}") == proxy
+
+
+def test_the_client_of_ec2_takes_no_http_proxy_for_https():
+    """Case 54: an ECS call goes through it, DescribeTags does not."""
+    environment = {"HTTP_PROXY": "10.0.0.1:3128"}
+    assert proxy_for("https", "e.x", 443, environment) is not None
+    assert proxy_for("https", "e.x", 443, environment, fall_back=False) is None
+    assert proxy_for("https", "e.x", 443, {"HTTPS_PROXY": "p:1"}, fall_back=False) is not None
+
+
+def test_a_proxy_that_a_request_may_have_named_is_refused():
+    """REQUEST_METHOD tells of a CGI program, whose HTTP_PROXY is the header `Proxy` of the request."""
+    environment = {"HTTP_PROXY": "p:1", "REQUEST_METHOD": "GET"}
+    with pytest.raises(OSError, match="HTTP_PROXY is refused because REQUEST_METHOD is set"):
+        proxy_for("https", "e.x", 443, environment)
+    assert proxy_for("https", "e.x", 443, {**environment, "HTTPS_PROXY": "q:1"}) is not None
+    assert proxy_for("https", "localhost", 443, environment) is None
+
+
+@pytest.mark.parametrize(
+    ("environment", "value"),
+    [
+        ({}, "169.254.169.254,169.254.170.2,/var/run/docker.sock"),
+        ({"no_proxy": "a,b"}, "169.254.169.254,169.254.170.2,/var/run/docker.sock,a,b"),
+        ({"NO_PROXY": "c", "no_proxy": "a"}, "c"),
+    ],
+)
+def test_metadata_and_docker_are_never_proxied_by_default(monkeypatch, environment, value):
+    """Case 55; what the user said in lower case still holds."""
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for name, said in environment.items():
+        monkeypatch.setenv(name, said)
+    default_no_proxy("/var/run/docker.sock")
+    assert os.environ["NO_PROXY"] == value
 
 
 def test_a_proxy_that_cannot_be_used_is_named(monkeypatch):

@@ -14,14 +14,16 @@ from common import keys
 from common.bus import Change
 from common.config import load
 from common.errors import Temporary, Terminal
-from common.model.agent import DockerFacts, Instance
+from common.model.agent import DeviceAttachment, DockerFacts, Instance, Sent
+from common.model.messages import Command, ForgetEverything
+from common.model.task import Task
 from common.stub import StubStore
 from common.wire import ecs as wire
 from services.acs.attributes import Situation, attributes, extended_versions
 from services.acs.ecs import ApiError
-from services.acs.host import Gpus, HostFacts
+from services.acs.host import Gpus, HostFacts, cni_fault, cni_version
 from services.acs.identity import Place
-from services.acs.instance import InstanceRecord
+from services.acs.instance import InstanceRecord, give_up_the_other
 from services.acs.registration import Offer, Registrar, restored
 from services.acs.settings import Settings, from_config
 
@@ -169,6 +171,64 @@ def test_the_first_manifest_number_depends_on_checkpoints():
     """Zero with, minus one without (§5.6)."""
     assert restored(None, Settings(), "i").manifest_sequence == 0
     assert restored(None, Settings(checkpoint=False), "i").manifest_sequence == -1
+
+
+def test_what_is_stored_of_another_machine_is_given_up():
+    """The engine is told before there can be a task of this one; attachments go at once."""
+    store: Any = StubStore()
+    store.commit(Change().save(keys.TASK, "old", Task(arn="old", revision=1)))
+    store.commit(Change().save(keys.SENT, "older", Sent(revision=1)))
+    store.commit(Change().save(keys.ATTACHMENT, "a", DeviceAttachment(revision=1)))
+    assert give_up_the_other(store, "i-2") == {"old", "older"}
+    assert give_up_the_other(store, "i-2") == {"old", "older"}, "a crash before the registration changes nothing"
+    consumer = store.consumer(keys.COMMANDS, "engine", Command)
+    assert [entry.message for entry in consumer.read(0.001)] == [ForgetEverything(reason="i-2")] * 2
+    assert store.all(keys.ATTACHMENT) == {}
+
+
+def plugin(folder: Path, name: str, output: str) -> None:
+    """A CNI plugin that prints the same whatever it is asked."""
+    path = folder / name
+    path.write_text(f"#!/bin/sh\necho '{output}'\n")
+    path.chmod(0o755)
+
+
+CAPABLE = '{"capabilities":["awsvpc-network-mode"],"version":"2017.06.0","dirty":true,"gitShortHash":"226db36"}'
+
+
+def test_task_networking_is_offered_only_with_all_its_plugins(tmp_path):
+    """Tasks with interfaces of their own would fail here; the fault is named (spec 04 §5)."""
+    assert "vpc-eni is missing" in cni_fault(str(tmp_path), True)
+    for name in ("vpc-eni", "ecs-bridge", "ecs-ipam"):
+        plugin(tmp_path, name, CAPABLE)
+    plugin(tmp_path, "aws-appmesh", '{"capabilities":[]}')
+    assert cni_fault(str(tmp_path), False) == ""
+    assert "vpc-branch-eni is missing" in cni_fault(str(tmp_path), True)
+    plugin(tmp_path, "vpc-branch-eni", CAPABLE)
+    assert cni_fault(str(tmp_path), True) == ""
+    assert cni_version(str(tmp_path), "vpc-branch-eni") == "@226db36-2017.06.0"
+    plugin(tmp_path, "ecs-bridge", '{"capabilities":[]}')
+    fault = cni_fault(str(tmp_path), True)
+    assert fault == "plugin 'ecs-bridge' doesn't support the capability: awsvpc-network-mode"
+    on = {"ECS_ENABLE_TASK_ENI": "true"}
+    assert "task-eni" not in names(situation(host=replace(HOST, cni_fault=fault), **on))
+
+
+def test_versions_of_plugins_stand_in_their_places():
+    """Each after what it belongs to, and VPC and subnet with them (§6.4, §6.5)."""
+    host = replace(HOST, cni_version="a-1", branch_cni_version="b-2")
+    s = replace(situation(host=host, ECS_ENABLE_TASK_ENI="true"), vpc_id="vpc-1", subnet_id="subnet-1")
+    offered = attributes(s, True)
+    places = [a["name"] for a in offered]
+    first = places.index("ecs.capability.task-eni")
+    assert places[first : first + 5] == [
+        "ecs.capability." + name
+        for name in (
+            "task-eni", "task-eni.ipv6", "cni-plugin-version", "task-eni-trunking", "branch-cni-plugin-version",
+        )
+    ]  # fmt: skip
+    assert {"name": "ecs.capability.branch-cni-plugin-version", "value": "b-2"} in offered
+    assert offered[-5:-3] == [{"name": "ecs.vpc-id", "value": "vpc-1"}, {"name": "ecs.subnet-id", "value": "subnet-1"}]
 
 
 # -- calls -------------------------------------------------------------------------------------

@@ -10,13 +10,14 @@ import pytest
 
 from common import keys
 from common.bus import Change, Entry
-from common.model.agent import Sent
+from common.model.agent import DeviceAttachment, Sent
 from common.model.messages import ContainerChanged, CredentialsReleased, Event, ManagedAgentChanged, TaskChanged
 from common.model.status import ContainerStatus, TaskStatus
 from common.model.task import Task
 from common.stub import StubBus
 from common.wire.ecs import BindingRules
 from services.acs import submission as module
+from services.acs.attachments import Attachments
 from services.acs.ecs import ApiError, explain, submit_delay
 from services.acs.outbox import Outbox, Report, after, tells_something
 from services.acs.submission import GROUP, Submission, _Pauses
@@ -58,10 +59,22 @@ class Rig:
     def __init__(self) -> None:
         self.bus, self.api = StubBus(), Api()
         self.forgotten: list[tuple[str, ...]] = []
-        self.submission = Submission(
-            self.bus, self.api, "default", BindingRules(), self.forgotten.append  # type: ignore[arg-type]
+        self.there: set[str] = set()  # devices
+        self.attachments = Attachments(
+            self.bus.durable, lambda: lambda record: record.device in self.there, lambda: self.clock  # type: ignore[arg-type]
         )  # fmt: skip
+        self.clock = 1000.0
+        self.begin()
         self.consumer = self.bus.durable.consumer(keys.EVENTS, GROUP, Event)
+
+    def begin(self, *foreign: str) -> None:
+        """A process begins with what is stored."""
+        self.submission = Submission(
+            self.bus, self.api, "default", BindingRules(), self.forgotten.append,  # type: ignore[arg-type]
+            self.attachments, foreign,
+        )  # fmt: skip
+        self.submission.restore()
+        self.attachments.report = self.submission.attach
 
     def emit(self, *events: Any) -> list[Entry[Any]]:
         """Events as the engine emits them, taken by the submission."""
@@ -218,6 +231,17 @@ def test_a_rejected_task_is_reported_each_time_and_remembered_nowhere(rig):
     assert rig.bus.durable.all(keys.SENT) == {}
 
 
+def test_a_rejection_that_was_not_heard_yet_does_not_pile_up(rig):
+    """ECS delivers the payload again and again while its API is down."""
+    rig.api.hold = gevent.event.Event()
+    for _ in range(5):
+        rig.submission.reject(TaskChanged(arn=A, status=TaskStatus.STOPPED, reason="bad"))
+    gevent.sleep(0.01)
+    rig.api.hold.set()
+    rig.settle(lambda: not rig.submission.outbox.lanes)
+    assert len(rig.api.bodies) == 1
+
+
 def test_a_restarted_managed_agent_is_reported_again(rig):
     """RUNNING after RUNNING is news."""
     agent = ManagedAgentChanged(arn=A, container_name="c", name="ExecuteCommandAgent", status="RUNNING", reason="r")
@@ -253,13 +277,32 @@ def test_a_new_life_knows_what_was_accepted(rig):
     """Nothing is told twice after a restart."""
     rig.emit(changed(TaskStatus.RUNNING))
     rig.settle(lambda: rig.left == 0)
-    rig.submission = Submission(
-        rig.bus, rig.api, "default", BindingRules(), rig.forgotten.append  # type: ignore[arg-type]
-    )  # fmt: skip
-    rig.submission.restore()
+    rig.begin()
     rig.emit(changed(TaskStatus.RUNNING))
     rig.settle(lambda: rig.left == 0)
     assert len(rig.api.bodies) == 1
+
+
+def test_tasks_of_another_instance_are_not_reported(rig):
+    """A copied disk brings their last changes along; ECS would take them for news of this instance."""
+    rig.begin("arn:task/foreign")
+    rig.emit(changed(TaskStatus.STOPPED, "arn:task/foreign"), changed(TaskStatus.RUNNING))
+    rig.settle(lambda: rig.left == 0)
+    assert [body["task"] for body in rig.api.bodies] == [A]
+
+
+def test_an_attachment_waits_in_the_lane_of_its_task_and_takes_nothing_along(rig):
+    """Container changes that wait for their task's report must not be lost with it (spec 02 §13, 5)."""
+    rig.attachments.announced([DeviceAttachment(arn="x/1", kind="task-eni", device="m", task_arn=A, expires_at=2e3)])
+    rig.there.add("m")
+    rig.emit(container())
+    rig.attachments.look()
+    rig.settle(lambda: len(rig.api.bodies) == 1)
+    rig.emit(changed(TaskStatus.RUNNING))
+    rig.settle(lambda: rig.left == 0)
+    first, second = rig.api.bodies
+    assert first == {"attachments": [{"attachmentArn": "x/1", "status": "ATTACHED"}], "cluster": "default", "task": A}
+    assert [c["containerName"] for c in second["containers"]] == ["c"]
 
 
 def test_a_status_never_goes_back():

@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from common import keys
-from common.bus import RESET, Bus, Change, FeedItem
+from common.bus import RESET, Bus, Change, FeedItem, encode
+from common.model.agent import TaskStats
 from common.model.messages import Event, TaskChanged
 from common.model.status import TaskStatus
 from common.model.task import Container, Task
@@ -37,6 +38,18 @@ def test_a_document_comes_back_as_it_was_saved(bus):
     bus.durable.commit(Change().save(keys.TASK, ARN, task()))
     assert bus.durable.get(keys.TASK, ARN) == task()
     assert bus.durable.all(keys.TASK) == {ARN: task()}
+
+
+def test_what_is_put_is_there_and_nobody_is_told(bus):
+    """For documents that change every second: many at once, whatever their size, and nothing in the feed."""
+    feed = bus.volatile.feed()
+    assert feed.read(0.05) == [RESET]
+    large = "é" * 100_000
+    documents = {f"{ARN}{n}": TaskStats(revision=1, arn=large if n else "small") for n in range(3)}
+    for _ in range(2):
+        bus.volatile.put({keys.STATS.key(arn): encode(keys.STATS, d) for arn, d in documents.items()})
+    assert bus.volatile.all(keys.STATS) == documents
+    assert feed.read(0.05) == []
 
 
 def test_a_document_and_its_event_are_saved_together_and_only_once(bus):

@@ -92,6 +92,48 @@ def test_a_file_rolls_over_by_the_hour_with_the_finished_hour_in_its_name(tmp_pa
     assert path.read_text() == "two\n"
 
 
+def test_the_history_is_cut_to_its_count_by_number(tmp_path):
+    """Case 65: the live file becomes .25, and .1 goes; what is no number is no history."""
+    path = tmp_path / "agent.log"
+    for number in range(1, 25):
+        (tmp_path / f"agent.log.{number}").write_text("")
+    (tmp_path / "agent.log.gz").write_text("")
+    path.write_text("0123456789")
+    RollingFile(str(path), "size", max_bytes=10, keep=24).write("new\n")
+    kept = {p.name for p in tmp_path.iterdir()}
+    assert kept == {"agent.log", "agent.log.gz", *(f"agent.log.{n}" for n in range(2, 26))}
+    assert (tmp_path / "agent.log.25").read_text() == "0123456789"
+
+
+def test_a_full_file_is_renamed_once_however_many_processes_see_it(tmp_path, monkeypatch):
+    """Another process renames it between the look and the rename: its fresh file must not become history."""
+    path = tmp_path / "agent.log"
+    first, second = (RollingFile(str(path), "size", max_bytes=8, keep=9) for _ in range(2))
+    first.write("0123456789\n")
+    looks: list[bool] = []
+    full = first._is_full
+
+    def look() -> bool:
+        looks.append(full())
+        if len(looks) == 1:
+            second.write("from the second\n"[:4] + "\n")
+        return looks[-1]
+
+    monkeypatch.setattr(first, "_is_full", look)
+    first.write("first\n")
+    assert looks == [True, False]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["agent.log", "agent.log.1"]
+    assert path.read_text() == "from\nfirst\n"
+
+
+def test_the_format_windows_is_the_bare_message():
+    """For sinks that add level and time themselves; an unknown word means logfmt."""
+    assert logs.BareFormatter().format(record("text", a=1)) == "text"
+    assert [logs.FORMATS.get(word) for word in ("windows", "json", "JSON")] == [
+        logs.BareFormatter, logs.JsonFormatter, None,
+    ]  # fmt: skip
+
+
 def test_a_second_process_follows_a_rename(tmp_path):
     """Several processes append to one file; one of them renames it."""
     path = tmp_path / "agent.log"

@@ -119,10 +119,8 @@ class FakeCycle:
     def removable_untracked(self, limits: Limits) -> list[Any]:
         return self.others
 
-    def still_untracked(self, image: Any, limits: Limits) -> bool:
-        return True
-
-    def remove_untracked(self, image: Any) -> int:
+    def remove_untracked(self, image: Any, limits: Limits) -> int:
+        assert limits.untracked_minimum_age_seconds < 0
         self._count(image.id)
         return 1
 

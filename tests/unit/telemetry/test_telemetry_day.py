@@ -1,13 +1,14 @@
 """A day of the telemetry process in seconds: nothing that it keeps grows (spec 07 §4, §8).
 
-The book, the queues, the sampler, the snapshots and the publisher are the real ones; virtual are the clock, the
-readings of the containers, the store, and a backend that is away for hours.
+Book, queues, sampler, sources, snapshots and publisher are the real ones; virtual are the clock,
+the files of the containers, the store, and a backend that is away for hours.
 """
 
 from __future__ import annotations
 
 import gc
 import sys
+import time as real_time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -22,9 +23,11 @@ from services.telemetry import publisher as publishing
 from services.telemetry import sampler as sampling
 from services.telemetry import snapshots as showing
 from services.telemetry import source as sourcing
-from services.telemetry.core.book import Book, Watched
+from services.telemetry.core.book import Book
+from services.telemetry.core.procfs import HostCpu
 from services.telemetry.core.requests import Sender
-from services.telemetry.core.samples import STREAM_LENGTH, Counters
+from services.telemetry.core.samples import STREAM_LENGTH
+from services.telemetry.files import Gone
 from services.telemetry.mailbox import CAPACITY, Mailbox
 from services.telemetry.publisher import Publisher
 from services.telemetry.restarts import Restarts
@@ -32,28 +35,39 @@ from services.telemetry.sampler import Sampler
 from services.telemetry.snapshots import Snapshots
 
 HOURS = 24
-STEP = 5  # seconds between two rounds; a round a second would say the same five times as slowly
+STEP = 20  # seconds between two rounds; a round a second would say the same twenty times as slowly
+RUN = 125  # readings until a container ends and is started again
 STAY, SHORT = 4, 30  # tasks that run all day; minutes between two tasks that come and go
 
 
-class FakeSource:
-    """A container whose every reading is a little more than the last; it restarts now and then."""
+class FakeFiles:
+    """The files of a container whose every reading is a little more than the last; its cgroup goes now and then."""
 
-    def __init__(self, host: Any, daemon: Any, restarts: Restarts, entry: Any, container: Watched) -> None:
-        self.container, self._restarts, self.due, self.count, self.pid = container, restarts, 0.0, 0, 0
+    opened = 0
 
-    def sample(self, host_cpu: Any) -> bool:
+    def __init__(self, host: Any, pid: int, network: bool) -> None:
+        FakeFiles.opened += 1
+        self.identity, self.pid, self.count = (0, FakeFiles.opened), pid, 0
+
+    def read(self) -> tuple[bytes, ...]:
         self.count += 1
-        self.container.queue.append(Counters(CLOCK.at(), self.count * 10**6, 5 << 20, self.count, 2, (self.count,) * 8))
-        if self.container.restart_policy and self.count % 500 == 0:
-            self._restarts.save(self.container.docker_id, CLOCK.at(), None)
-        return True
+        if self.count > RUN:
+            raise Gone("it ended")
+        n = self.count
+        return (b"usage_usec %d\n" % (n * 1000), b"%d\n" % ((5 << 20) + n), b"anon 1\ninactive_file %d\n" % n,
+                b"8:0 rbytes=%d wbytes=2\n" % n)  # fmt: skip
 
-    def latest(self) -> None:
-        return None
+    def read_network(self) -> bytes:
+        return b"  eth0: %d 1 0 0 0 0 0 0 1 1 0 0 0 0 0 0\n" % self.count
+
+    def read_extra(self) -> dict[str, bytes]:
+        return {"memory.max": b"max\n", "memory.events": b"oom 0\n", "pids.current": b"1\n", "pids.max": b"max\n"}
+
+    def check(self) -> None:
+        """It is still the same process."""
 
     def close(self) -> None:
-        self.count = -1
+        """Nothing is open."""
 
 
 class Clock(VirtualClock):
@@ -66,6 +80,7 @@ class Clock(VirtualClock):
         return self.at()
 
     time = VirtualClock.now
+    strftime, gmtime = staticmethod(real_time.strftime), staticmethod(real_time.gmtime)
 
 
 CLOCK = Clock()
@@ -95,7 +110,7 @@ class Day:
         self.durable, self.volatile = StubStore("durable"), StubStore("volatile")
         self.book = Book()
         self.restarts = Restarts(self.durable)
-        host: Any = SimpleNamespace(cpu=lambda: None, unified=True, cpus=2)
+        host: Any = SimpleNamespace(cpu=lambda: HostCpu(5, 2), unified=True, cpus=2, memory=1 << 33)
         self.sampler = Sampler(self.book, host, None, self.restarts, False, 10.0)  # type: ignore[arg-type]
         self.snapshots = Snapshots(self.book, self.sampler, self.volatile)
         self.boxes = Mailbox(wait_seconds=0.0), Mailbox(wait_seconds=0.0)
@@ -144,7 +159,8 @@ def day(monkeypatch: pytest.MonkeyPatch) -> Iterator[Day]:
     """The process at the start of the day."""
     for module in (sampling, showing, sourcing, publishing):
         monkeypatch.setattr(module, "time", CLOCK)
-    monkeypatch.setattr(sampling, "Source", FakeSource)
+    monkeypatch.setattr(sourcing, "Files", FakeFiles)
+    monkeypatch.setattr(sourcing, "find_process", lambda host, docker_id, task_id: 7)
     monkeypatch.setattr(publishing, "_scrape_one", lambda entry: None)
     yield Day()
 
@@ -186,6 +202,9 @@ def test_a_day_leaves_nothing_behind(day: Day):
             blocks = sys.getallocatedblocks()
     assert sizes["book"] == STAY and sizes["sources"] == STAY * 2 == sizes["containers"]
     assert sizes["restarts"] == sizes["durable documents"] == STAY and sizes["stats documents"] == STAY
+    assert all(c.last is not None and c.queue.appended > 4000 for _, c in day.book)
+    assert all(c.before is not None and c.last.cpu_stats.cpu_usage.total_usage > 35 * 10**8  # type: ignore[union-attr]
+               for _, c in day.book if c.restart_policy), "totals go on over every restart"  # fmt: skip
     assert sys.getallocatedblocks() - blocks < 2000, "the interpreter holds as much as in the eighth hour"
     # Every interval of the 22 hours with a backend has its two messages, and what the mailboxes held meanwhile.
     assert day.published >= 22 * 180 * 2 + CAPACITY

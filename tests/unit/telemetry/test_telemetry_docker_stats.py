@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from msgspec import UNSET
 
-from services.telemetry.core import cgroup1, cgroup2, procfs
+from services.telemetry.core import cgroup1, procfs
 from services.telemetry.core.dockerstats import (
     Block,
     BlockEntry,
@@ -22,6 +22,7 @@ from services.telemetry.core.dockerstats import (
     render,
 )
 from services.telemetry.core.numbers import parse_time
+from services.telemetry.core.readings import Reader, Reading
 from services.telemetry.core.samples import Counters, Queue, from_stats, memory_in_use, problem
 
 EXAMPLE = json.loads((Path(__file__).parent / "data/worked_example.json").read_text())
@@ -163,9 +164,19 @@ AT = parse_time("2026-06-01T10:00:01.503217845Z")
 FILES2 = (CPU_STAT, b"160000000\n", MEMORY_STAT, IO_STAT)
 
 
+def whole(unified: bool, files: tuple[bytes, ...], extra: dict[str, bytes], net_dev: bytes = b"", memory: int = 0):
+    """The stats object of one reading."""
+    return Reader(unified, 2, memory).stats(Reading(AT, files, net_dev, HOST), extra, "/name", "id")
+
+
+def quick(unified: bool, files: tuple[bytes, ...], net_dev: bytes = b"") -> Counters:
+    """The counters of one reading."""
+    return Reader(unified, 2, 0).counters(Reading(AT, files, net_dev, HOST))
+
+
 def test_cgroup_v2_files_give_the_object_of_the_daemon():
     """Spec 07 §17.6: the fixture is sample 2 of the worked example, read from files."""
-    found = cgroup2.full(AT, FILES2, EXTRA2, NET_DEV, HOST, 8 << 30)
+    found = whole(True, FILES2, EXTRA2, NET_DEV, 8 << 30)
     served = json.loads(render(found))
     daemon = EXAMPLE["samples"][1]
     for name in ("read", "pids_stats", "blkio_stats", "cpu_stats", "networks", "num_procs", "storage_stats"):
@@ -180,14 +191,13 @@ def test_cgroup_v2_files_give_the_object_of_the_daemon():
 
 def test_the_quick_reading_of_v2_is_that_of_the_whole_object():
     """The two ways through the numbers must never differ."""
-    whole = cgroup2.full(AT, FILES2, EXTRA2, NET_DEV, HOST, 0)
-    assert cgroup2.quick(AT, FILES2, NET_DEV, 2) == from_stats(whole, 2, True)
-    assert cgroup2.quick(AT, (b"", b"", b"", b""), b"", 2) == Counters(AT)
+    assert quick(True, FILES2, NET_DEV) == from_stats(whole(True, FILES2, EXTRA2, NET_DEV), 2, True)
+    assert quick(True, (b"", b"", b"", b"")) == Counters(AT)
 
 
 def test_an_unlimited_cgroup_has_the_memory_of_the_machine_as_its_limit():
     """Above MemTotal the daemon shows MemTotal; `max` of pids is 2^64 - 1."""
-    found = cgroup2.full(AT, FILES2, EXTRA2 | {"memory.max": b"max\n"}, b"", HOST, 8 << 30)
+    found = whole(True, FILES2, EXTRA2 | {"memory.max": b"max\n"}, b"", 8 << 30)
     assert found.memory_stats.limit == 8 << 30
     assert found.pids_stats.limit == (1 << 64) - 1
     assert found.networks is UNSET
@@ -218,7 +228,7 @@ EXTRA1 = dict.fromkeys(cgroup1.EXTRA_FILES, b"") | {
 
 def test_cgroup_v1_files_give_the_object_of_the_daemon():
     """Spec 07 §17.3: per-CPU usage, ticks, throttling files for block I/O, lists that are [] and not null."""
-    served = json.loads(render(cgroup1.full(AT, FILES1, EXTRA1, NET_DEV, HOST, 8 << 30)))
+    served = json.loads(render(whole(False, FILES1, EXTRA1, NET_DEV, 8 << 30)))
     assert served["cpu_stats"]["cpu_usage"] == {
         "total_usage": 123456789, "percpu_usage": [100000000, 23456789], "usage_in_kernelmode": 30000000,
         "usage_in_usermode": 90000000,
@@ -238,10 +248,62 @@ def test_the_quick_reading_of_v1_is_that_of_the_whole_object():
     """With the throttling files, and with those of the proportional scheduler."""
     proportional = (*FILES1[:3], b"8:0 Read 77\n8:0 Write 88\n8:0 Total 165\nTotal 165\n", THROTTLE)
     for files in (FILES1, proportional):
-        whole = cgroup1.full(AT, files, EXTRA1, NET_DEV, HOST, 0)
-        assert cgroup1.quick(AT, files, NET_DEV, 2) == from_stats(whole, 2, False)
-    assert cgroup1.quick(AT, FILES1, NET_DEV, 2).memory == 10 * MIB
-    assert cgroup1.quick(AT, (b"",) * 5, b"", 2) == Counters(AT)
+        assert quick(False, files, NET_DEV) == from_stats(whole(False, files, EXTRA1, NET_DEV), 2, False)
+    assert quick(False, FILES1).memory == 10 * MIB
+    assert quick(False, (b"",) * 5) == Counters(AT)
+
+
+@pytest.mark.parametrize(
+    ("io_stat", "entries", "counted"),
+    [
+        (b"", None, (0, 0)),
+        (b"259:0 \n", None, (0, 0)),
+        (b"8:16 cost.usage=5\n", [(8, 16, "read", 0), (8, 16, "write", 0)], (0, 0)),
+        (b"8:0 rios=1 wbytes=7 rbytes=3 dbytes=0\n9:1 rbytes=1 wbytes=2\n",
+         [(8, 0, "read", 3), (8, 0, "write", 7), (9, 1, "read", 1), (9, 1, "write", 2)], (4, 9)),
+    ],
+)  # fmt: skip
+def test_every_device_with_figures_has_two_entries(io_stat, entries, counted):
+    """Kernels differ in what io.stat says of a device, and in the order; without any device the list is null."""
+    files = (*FILES2[:3], io_stat)
+    found = whole(True, files, EXTRA2).blkio_stats.io_service_bytes_recursive
+    assert found == (None if entries is None else tuple(BlockEntry(*entry) for entry in entries))
+    counters = quick(True, files)
+    assert (counters.read, counters.written) == counted
+
+
+# -- doing it only once ----------------------------------------------------------------------------
+
+
+def test_other_files_are_read_when_the_container_did_something_and_every_ten_seconds():
+    """A container that sleeps costs nothing more; what changes from outside is seen after ten seconds at the latest."""
+    reader, reads = Reader(False, 2, 0), []
+
+    def at(second: int, cpu: bytes = b"1\n") -> bool:
+        before = len(reads)
+        reading = Reading(AT + second * 10**9, (cpu, *FILES1[1:]), NET_DEV, HOST)
+        reader.extra(reading, lambda: reads.append(second) or EXTRA1)
+        return len(reads) > before
+
+    assert [at(second) for second in range(13)] == [True, True] + [False] * 9 + [True, False]
+    assert at(13, b"2\n") and at(14, b"2\n") and not at(15, b"2\n")
+    assert at(-3600, b"2\n"), "the clock was set back"
+
+
+def test_numbers_are_worked_out_anew_when_their_text_changes():
+    """The same texts give the same objects; another text is never answered with the old numbers."""
+    reader = Reader(False, 2, 0)
+    first = reader.stats(Reading(AT, FILES1, NET_DEV, HOST), EXTRA1, "/n", "i")
+    again = reader.stats(Reading(AT + 1, FILES1, NET_DEV, HOST), EXTRA1, "/n", "i")
+    assert again.memory_stats is first.memory_stats and again.read != first.read
+    changed = (b"5\n", b"99999999\n", MEMORY_STAT1.replace(b"cache 2", b"cache 3"), b"", THROTTLE.replace(b"9", b"8"))
+    extra = EXTRA1 | {"pids/pids.current": b"2\n"}
+    net_dev = NET_DEV.replace(b"1012345", b"2012345")
+    third = Reading(AT + 2, changed, net_dev, HOST)
+    assert reader.stats(third, extra, "/n", "i") == Reader(False, 2, 0).stats(third, extra, "/n", "i")
+    assert reader.counters(third) == Reader(False, 2, 0).counters(third) == from_stats(
+        reader.stats(third, extra, "/n", "i"), 2, False
+    )  # fmt: skip
 
 
 def test_only_interfaces_that_docker_made_count():

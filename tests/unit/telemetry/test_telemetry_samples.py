@@ -209,5 +209,6 @@ def test_times_keep_nanoseconds_and_the_zero_time_is_none():
 def test_strings_are_escaped_as_go_escapes_them():
     """`<`, `>` and `&` would change the size that is measured against the limit."""
     assert encode({"a": "<&>"}) == b'{"a":"\\u003c\\u0026\\u003e"}'
+    assert encode("\u2028\u2029") == b'"\\u2028\\u2029"'
     assert msgspec.json.decode(encode({"a": "<&>"})) == {"a": "<&>"}
     assert samples.STREAM_LENGTH == 80

@@ -287,6 +287,22 @@ def test_role_credentials_are_named_in_the_task_and_returned_apart():
     assert "hidden" not in repr(roles) + repr(parsed)
 
 
+def test_of_several_faults_ecs_hears_the_first_of_the_reference_s_order():
+    """Task role, interfaces, proxy, execution role (spec 02 §4.2)."""
+    faults = {
+        "roleCredentials": ({}, "CredentialsId is empty"),
+        "elasticNetworkInterfaces": ([{}], "eni message validation: no ipv4 addresses in the message"),
+        "proxyConfiguration": ({"type": "X"}, "agent does not support proxy type other than app mesh"),
+        "executionRoleCredentials": ({}, "CredentialsId is empty"),
+    }
+    left = dict(faults)
+    for name, (_, text) in faults.items():
+        with pytest.raises(InvalidTask) as caught:
+            parse_task(task(**{n: value for n, (value, _) in left.items()}))
+        assert caught.value.reason.endswith(text)
+        del left[name]
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
