@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 
@@ -13,6 +14,8 @@ from services.engine.core.hosts import MIB, Host, Queue, demand_of
 
 log = logging.getLogger(__name__)
 
+GPU_FILE = "/var/lib/ecs/gpu/nvidia-gpu-info.json"  # written by the host service (spec 05 §11.1)
+
 
 def host_of(facts: DockerFacts, config: Config) -> Host:
     """What this host has for tasks. The memory is what Docker sees, less ECS_RESERVED_MEMORY (MiB)."""
@@ -21,19 +24,39 @@ def host_of(facts: DockerFacts, config: Config) -> Host:
         memory_mib=facts.memory_bytes // MIB - int(config["ECS_RESERVED_MEMORY"]),
         tcp=frozenset(config["ECS_RESERVED_PORTS"] or ()),
         udp=frozenset(config["ECS_RESERVED_PORTS_UDP"] or ()),
+        gpus=host_gpus() if config.enabled("ECS_ENABLE_GPU_SUPPORT") else None,
     )
 
 
-class Admission:
-    """Lets tasks in, in turn. `admitted` is called with the ARN of each task that may begin; it must not block."""
+def host_gpus(path: str = GPU_FILE) -> frozenset[str]:
+    """Ids of the GPUs that the host service found; none, and an error in the log, without a usable file."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return frozenset(map(str, json.load(file).get("GPUIDs") or ()))
+    except (OSError, ValueError, AttributeError) as error:
+        log.error("GPU support is on, but %s cannot be used: %s; tasks that need a GPU are refused", path, error)
+        return frozenset()
 
-    def __init__(self, host: Host, admitted: Callable[[str], None]) -> None:
+
+class Admission:
+    """Lets tasks in, in turn.
+
+    `admitted` is called with the ARN of each task that may begin, `refused` with the ARN of each that never can, and
+    why; they must not block.
+    """
+
+    def __init__(self, host: Host, admitted: Callable[[str], None], refused: Callable[[str, str], None]) -> None:
         self.queue = Queue(host)
-        self.admitted = admitted
+        self.admitted, self.refused = admitted, refused
 
     def enter(self, task: Task) -> None:
         """Wait for room, or get it at once."""
-        self.queue.enter(task.arn, demand_of(task))
+        demand = demand_of(task)
+        objection = self.queue.host.objection(demand)
+        if objection:
+            self.refused(task.arn, objection)
+            return
+        self.queue.enter(task.arn, demand)
         self._wake()
 
     def hold(self, task: Task) -> None:

@@ -1,13 +1,16 @@
 """Greenlets that perform effects, a bounded number of each sort at a time.
 
 The bounds keep a burst from drowning the Docker daemon; they are wide, because a call that hangs until its deadline
-holds a place. Stops have their own, since each may last as long as the container's stop timeout.
+holds a place. Stops have their own, since each may last as long as the container's stop timeout. But they begin a few
+at a time: containers that end at once, all together, contend inside Docker and the kernel and all of them end later. A
+stop that lasts gives its place in this gate to the next one after YOUNG_SECONDS.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import gevent
@@ -21,7 +24,8 @@ from services.engine.core.effects import Action, Effect, Outcome
 
 log = logging.getLogger(__name__)
 
-PLACES: dict[str, int] = {"image": 64, "docker": 32, "stop": 512, "look": 8, "remove": 8, "resource": 32}
+PLACES: dict[str, int] = {"image": 64, "docker": 32, "stop": 512, "look": 8, "remove": 8, "resource": 32, "agent": 32}
+YOUNG_STOPS, YOUNG_SECONDS = 8, 0.5
 SORT: dict[Action, str] = {
     Action.RESOLVE_MANIFEST: "image",
     Action.PULL: "image",
@@ -30,6 +34,8 @@ SORT: dict[Action, str] = {
     Action.CREATE_RESOURCE: "resource",
     Action.REMOVE_RESOURCE: "resource",
     Action.REMOVE: "remove",
+    Action.START_AGENT: "agent",
+    Action.CHECK_AGENT: "agent",
 }  # every other one: docker
 PINGED = (Action.STOP, Action.REMOVE)
 
@@ -48,6 +54,7 @@ class Crew:
     def __init__(self, hands: Performs) -> None:
         self.hands = hands
         self._places = {sort: BoundedSemaphore(places) for sort, places in PLACES.items()}
+        self._young_stops = BoundedSemaphore(YOUNG_STOPS)
 
     def start(
         self,
@@ -68,11 +75,31 @@ class Crew:
 
     def perform(self, effect: Effect, task: Callable[[], Task]) -> Outcome:
         """Perform and wait for the outcome. Never raises."""
-        with self._places[SORT.get(effect.action, "docker")]:
+        with self._places[SORT.get(effect.action, "docker")], self._gate(effect.action):
             outcome = self._perform(effect, task())
             if effect.action in PINGED and outcome.error is not None and not outcome.gone:
                 return self._with_ping(effect, outcome, task())
             return outcome
+
+    @contextmanager
+    def _gate(self, action: Action) -> Iterator[None]:
+        """Let the next stop begin when this one has ended or is no longer young."""
+        if action is not Action.STOP:
+            yield
+            return
+        self._young_stops.acquire()
+        held = [self._young_stops]
+
+        def let_go() -> None:
+            if held:
+                held.pop().release()
+
+        grown = gevent.spawn_later(YOUNG_SECONDS, let_go)
+        try:
+            yield
+        finally:
+            grown.kill(block=False)
+            let_go()
 
     def _perform(self, effect: Effect, task: Task) -> Outcome:
         try:

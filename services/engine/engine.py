@@ -23,11 +23,18 @@ from common.config import Config
 from common.errors import AgentError, Temporary
 from common.logs import fields
 from common.model.agent import DockerFacts
-from common.model.messages import Command, CredentialsChanged, ImageRemoved, RunOrUpdateTask, StopVerified
+from common.model.messages import (
+    Command,
+    CredentialsChanged,
+    ForgetEverything,
+    ImageRemoved,
+    RunOrUpdateTask,
+    StopVerified,
+)
 from common.model.status import TaskStatus
 from common.model.task import Resource, Task
 from services.engine.admission import Admission, host_of
-from services.engine.core.decide import Admitted, CredentialsArrived, Desire, Happened, PullBegan
+from services.engine.core.decide import Admitted, CredentialsArrived, Desire, Happened, Inadmissible, PullBegan
 from services.engine.core.effects import DockerEvent, Effect, Outcome, Resync, SetupError
 from services.engine.core.turn import Settings
 from services.engine.crew import Crew
@@ -40,6 +47,7 @@ log = logging.getLogger(__name__)
 
 EPOCH_CHECK_SECONDS = 5.0
 SETUP_ATTEMPTS = 5
+LAST_SAVES_SECONDS = 0.1  # what a killed worker had just sent to Redis arrives before what follows
 
 
 class HandsLike(Protocol):
@@ -89,7 +97,7 @@ class Engine:
         self.config, self.bus, self.hands, self.facts, self.stopping = config, bus, hands, facts, stopping
         self.workers: dict[str, Worker] = {}
         self.records, self.images = Records(bus, stopping), Images(bus, clock)
-        self.admission = Admission(host_of(facts, config), self._admitted)
+        self.admission = Admission(host_of(facts, config), self._admitted, self._refused)
         self._by_docker_id: dict[str, tuple[str, str]] = {}
         self.stream_open = gevent.event.Event()
         self.patrol = Patrol(hands, lambda: [w.task for w in self.workers.values()], self._look_at)
@@ -191,6 +199,11 @@ class Engine:
         if worker is not None:
             worker.put(Admitted())
 
+    def _refused(self, arn: str, why: str) -> None:
+        worker = self.workers.get(arn)
+        if worker is not None:
+            worker.put(Inadmissible(why))
+
     def pull_began(self, arn: str, at: float) -> None:
         """The first registry pull of a task began at `at` (Unix seconds)."""
         worker = self.workers.get(arn)
@@ -228,6 +241,25 @@ class Engine:
         elif isinstance(message, ImageRemoved):
             self.images.removed(message.image_id, message.name)
             self.records.acknowledge(entry.id)
+        elif isinstance(message, ForgetEverything):
+            self._forget_everything(message.reason, entry.id)
+
+    def _forget_everything(self, reason: str, entry_id: str) -> None:
+        """The tasks belong to another instance. Their containers are left alone, as the reference does.
+
+        No later command is looked at before this one is acknowledged: repeated after a crash, it would drop new tasks.
+        """
+        log.warning("all %d tasks are forgotten: %s", len(self.workers), reason)
+        workers = list(self.workers.values())
+        acks = [entry_id, *(ack for worker in workers for ack in worker.kill())]
+        gevent.sleep(LAST_SAVES_SECONDS)
+        self.records.forget([worker.task for worker in workers], acks)
+        for worker in workers:
+            self._forget(worker.task)
+            self.hands.cancel(worker.task.arn)
+            self.images.released(worker.task)
+        for worker in workers:
+            self.admission.release(worker.task.arn)
 
     def _deliver(self, arn: str, letter: Letter, entry_id: str) -> None:
         worker = self.workers.get(arn)

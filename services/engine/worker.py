@@ -45,6 +45,7 @@ SETTLE_SECONDS = 0.05  # how long a change may stay unsaved
 POLL_SECONDS, POLL_JITTER_SECONDS = 300.0, 30.0
 STOP_PAUSE_SECONDS, LONGEST_STOP_PAUSE_SECONDS = 2.0, 60.0  # between rounds of stops that fail
 SWEEP_PAUSE_SECONDS = 30.0  # a cleanup waits for a Docker that is away
+IMAGE_STEPS = (ContainerStatus.MANIFEST_PULLED, ContainerStatus.PULLED)
 
 
 class Poll(Struct, frozen=True):
@@ -77,6 +78,12 @@ class Shop:
     index: Callable[[Task], None]  # told of the containers' Docker ids
     forget: Callable[[Task], None]  # told that the task is gone
     stopping: Callable[[], bool]
+
+
+def abandoned_pulls(before: Task, after: Task) -> list[str]:
+    """The containers whose image nobody waits for any more, by name: they were stopped while it was on its way."""
+    pulling = {c.name for c in before.containers if c.applied in IMAGE_STEPS and c.known != ContainerStatus.STOPPED}
+    return [c.name for c in after.containers if c.name in pulling and c.known == ContainerStatus.STOPPED]
 
 
 class Worker:
@@ -115,6 +122,16 @@ class Worker:
         if self._greenlet is not None:
             self._greenlet.join(seconds)
         return self._greenlet is None or self._greenlet.dead
+
+    def kill(self) -> list[str]:
+        """End at once without saving; returns the commands that nobody has acknowledged."""
+        if self._greenlet is not None:
+            self._greenlet.kill()
+        self.ended = True
+        left, self._acks = self._acks, []
+        while not self._inbox.empty():
+            left += [ack for _, ack in [self._inbox.get_nowait()] if ack]
+        return left
 
     def alive(self) -> bool:
         """Whether the worker still takes messages."""
@@ -254,7 +271,8 @@ class Worker:
         self._wake_at = decision.wake_at
         if self.task.known == TaskStatus.STOPPED and before.known != TaskStatus.STOPPED:
             self.shop.admission.release(self.task.arn)
-            self.shop.crew.hands.cancel(self.task.arn)  # pulls that nobody waits for
+        for name in abandoned_pulls(before, self.task):
+            self.shop.crew.hands.cancel(self.task.arn, name)
         if self._acks or must_save(before, decision):
             self._save(decision.events)
         elif self.task is not before and self.task != before and not self._save_at:

@@ -1,4 +1,4 @@
-"""A tiny AWS on a loopback port: GetParameters, GetSecretValue, HeadBucket and GetObject, with botocore on the line.
+"""A tiny AWS on a loopback port: SSM, Secrets Manager, S3 and ECR tokens, with botocore on the line.
 
 `calls` holds every request in order: operation, access key and region of its signature, and its arguments. `refuse`
 makes an operation fail with a code; `hold` lets it wait before it answers.
@@ -17,7 +17,7 @@ import gevent
 from gevent.pywsgi import WSGIServer
 
 CREDENTIAL = re.compile(r"Credential=([^/]+)/\d+/([^/]+)/([^/]+)/")
-SERVICES = ("SSM", "SECRETS_MANAGER", "S3")
+SERVICES = ("SSM", "SECRETS_MANAGER", "S3", "ECR")
 
 
 @dataclass
@@ -37,6 +37,7 @@ class FakeAws:
     parameters: dict[str, str] = field(default_factory=dict)
     answered_names: dict[str, str] = field(default_factory=dict)  # asked name -> Name in the answer
     secrets: dict[str, dict[str, Any]] = field(default_factory=dict)  # SecretId -> members of the answer
+    tokens: list[dict[str, Any]] = field(default_factory=list)  # authorizationData of ECR
     buckets: dict[str, str] = field(default_factory=dict)  # bucket -> region
     objects: dict[tuple[str, str], bytes] = field(default_factory=dict)
     refuse: dict[str, tuple[int, str, str]] = field(default_factory=dict)  # operation -> status, code, message
@@ -88,6 +89,7 @@ class FakeAws:
             "GetSecretValue": self._secret,
             "HeadBucket": self._bucket,
             "GetObject": self._object,
+            "GetAuthorizationToken": self._token,
         }
         return handlers[operation](arguments)
 
@@ -105,6 +107,9 @@ class FakeAws:
             message = "Secrets Manager can't find the specified secret."
             return self._refusal("GetSecretValue", 400, "ResourceNotFoundException", message)
         return 200, [], json.dumps({"ARN": arguments["SecretId"], **found}).encode()
+
+    def _token(self, arguments: dict[str, Any]) -> tuple[int, list[tuple[str, str]], bytes]:
+        return 200, [], json.dumps({"authorizationData": self.tokens}).encode()
 
     def _bucket(self, arguments: dict[str, Any]) -> tuple[int, list[tuple[str, str]], bytes]:
         region = self.buckets.get(arguments["Bucket"])

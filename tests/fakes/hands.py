@@ -21,6 +21,7 @@ from common.errors import NamedError, Temporary
 from common.model.agent import DockerFacts
 from common.model.status import ContainerStatus
 from common.model.task import Container, Resource, Task
+from services.engine.core.agents import agent_of
 from services.engine.core.effects import Action, DockerEvent, Effect, Observation, Outcome, Resync
 
 STATUS = {
@@ -195,6 +196,8 @@ class FakeHands:
             return replace(outcome, error=error, **found)
         if action is Action.CREATE:
             return self._create(task, container, outcome, error)
+        if action in (Action.START_AGENT, Action.CHECK_AGENT):
+            return self._agent(container, outcome, error)
         found = self.docker.find(container.docker_id) or self.docker.find(container.docker_name)
         if found is None and action in (Action.START, Action.STOP, Action.INSPECT, Action.REMOVE):
             missing = NamedError("NoSuchContainer", f"No such container: {container.docker_id}")
@@ -210,6 +213,14 @@ class FakeHands:
             self.docker.end(found, 143)
             self.docker.tell(found, "stop")
         return replace(outcome, error=error, observation=observe(found))
+
+    def _agent(self, container: Container, outcome: Outcome, error: NamedError | None) -> Outcome:
+        agent, found = agent_of(container), self.docker.find(container.docker_id)
+        if agent is None:
+            return outcome
+        if error is not None or found is None or found.state != "running":
+            return replace(outcome, agent=replace(agent, status="STOPPED", reason=str(error)))
+        return replace(outcome, agent=replace(agent, status="RUNNING", started_at=1.0, exec_id=f"exec{found.starts}"))
 
     def _start(self, found: FakeContainer) -> None:
         self.docker.start(found)

@@ -16,7 +16,7 @@ from common.model.task import Task
 from services.engine.core import outcomes
 from services.engine.core.effects import DockerEvent, Effect, Outcome
 from services.engine.core.progress import advance
-from services.engine.core.status import set_desired
+from services.engine.core.status import set_desired, set_terminal_reason
 from services.engine.core.turn import Decision, Surroundings, Turn
 
 
@@ -51,6 +51,12 @@ class Admitted(Struct, frozen=True):
     """The task holds its host resources now."""
 
 
+class Inadmissible(Struct, frozen=True):
+    """The task asks the host for something that the host does not know; waiting would not help."""
+
+    reason: str
+
+
 class CredentialsArrived(Struct, frozen=True):
     """Role credentials of the task arrived or changed."""
 
@@ -62,7 +68,7 @@ class Look(Struct, frozen=True):
     """Time has passed."""
 
 
-Message = Desire | Finished | Happened | PullBegan | Admitted | CredentialsArrived | Look
+Message = Desire | Finished | Happened | PullBegan | Admitted | Inadmissible | CredentialsArrived | Look
 
 
 def decide(task: Task, messages: Iterable[Message], around: Surroundings) -> Decision:
@@ -95,6 +101,11 @@ def _admitted(turn: Turn, message: Admitted) -> None:
     turn.say("the host has room for the task")
 
 
+def _inadmissible(turn: Turn, message: Inadmissible) -> None:
+    set_terminal_reason(turn, message.reason)
+    set_desired(turn, TaskStatus.STOPPED, message.reason)
+
+
 def _credentials(turn: Turn, message: CredentialsArrived) -> None:
     field = "execution_credentials_id" if message.execution else "credentials_id"
     if message.credentials_id and getattr(turn.task, field) != message.credentials_id:
@@ -111,6 +122,7 @@ HANDLERS: dict[type, Callable[[Turn, Any], None]] = {
     Happened: _happened,
     PullBegan: _pull_began,
     Admitted: _admitted,
+    Inadmissible: _inadmissible,
     CredentialsArrived: _credentials,
     Look: _look,
 }

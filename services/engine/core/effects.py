@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from common.errors import NamedError, Permanent
 from common.model.status import ContainerStatus, HealthStatus
-from common.model.task import Mount, Network, PortBinding
+from common.model.task import ManagedAgent, Mount, Network, PortBinding
 
 
 class SetupError(Permanent):
@@ -44,6 +44,9 @@ class Action(StrEnum):
     STOP = "stop"
     INSPECT = "inspect"
     REMOVE = "remove"
+
+    START_AGENT = "start agent"  # ECS Exec's, in a container that runs; one that runs already is left alone
+    CHECK_AGENT = "check agent"  # the same, some time later
 
     CREATE_RESOURCE = "create resource"
     REMOVE_RESOURCE = "remove resource"
@@ -115,6 +118,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     registry_pull_began_at: float = 0.0  # Unix seconds; 0 when nothing was pulled from a registry
     registry_pull_ended_at: float = 0.0
     port_ranges: dict[str, str] = {}
+    agent: ManagedAgent | None = None  # as it is by now; None = unchanged
     stop_task: bool = False  # the action found that the whole task must stop
     reason: str = ""  # terminal reason of a resource
     detail: dict[str, str] = {}

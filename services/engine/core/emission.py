@@ -6,13 +6,12 @@ announced once. acs compares with what ECS accepted before it sends (ECS agent b
 
 from __future__ import annotations
 
-from common.model.messages import ContainerChanged, CredentialsReleased, ManagedAgentChanged, TaskChanged
+from common.model.messages import ContainerChanged, CredentialsReleased, TaskChanged
 from common.model.status import ContainerStatus, TaskStatus
 from common.model.task import Container, Task
 from services.engine.core.turn import Turn
 
 C, T = ContainerStatus, TaskStatus
-AGENT_STOPPED_REASON = "Received Container Stopped event"
 
 
 def digest_resolved(container: Container) -> bool:
@@ -82,21 +81,6 @@ def emit_task(turn: Turn, reason: str | None = None) -> None:
             reason = task.terminal_reason if task.known == T.STOPPED else ""
         turn.emit(task_event(task, reason))
         turn.change_task(emitted=task.known)
-
-
-def emit_agents_stopped(turn: Turn, name: str) -> None:
-    """Announce that the managed agents of a stopped container are gone with it."""
-    for agent in turn.container(name).managed_agents:
-        if agent.status and agent.status != "STOPPED":
-            turn.emit(
-                ManagedAgentChanged(
-                    arn=turn.task.arn,
-                    container_name=name,
-                    name=agent.name,
-                    status="STOPPED",
-                    reason=AGENT_STOPPED_REASON,
-                )
-            )
 
 
 def release_credentials(turn: Turn) -> None:

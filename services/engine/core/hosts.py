@@ -28,6 +28,7 @@ class Demand(Struct, frozen=True, kw_only=True):
     memory_mib: int = 0
     tcp: frozenset[int] = frozenset()
     udp: frozenset[int] = frozenset()
+    gpus: frozenset[str] = frozenset()
 
 
 def demand_of(task: Task) -> Demand:
@@ -41,6 +42,7 @@ def demand_of(task: Task) -> Demand:
         memory_mib=task.memory_mib if task.memory_mib > 0 else sum(_memory_mib(c) for c in task.containers),
         tcp=frozenset(ports["tcp"]),
         udp=frozenset(ports["udp"]),
+        gpus=frozenset(a.name for a in task.associations if a.type == "gpu" and a.containers),
     )
 
 
@@ -67,13 +69,22 @@ def folded(value: Any) -> Mapping[str, Any]:
 
 @dataclass
 class Host:
-    """What the host has, and who holds what of it. `tcp` and `udp` are the reserved ports, taken from the start."""
+    """What the host has, and who holds what of it. `tcp` and `udp` are the reserved ports, taken from the start.
+
+    `gpus` is None where GPU support is off: then GPUs are nobody's business.
+    """
 
     cpu: int
     memory_mib: int
     tcp: frozenset[int] = frozenset()
     udp: frozenset[int] = frozenset()
+    gpus: frozenset[str] | None = None
     held: dict[str, Demand] = field(default_factory=dict)
+
+    def objection(self, demand: Demand) -> str:
+        """Why waiting would be senseless: the demand names what this host does not know. Empty when it does not."""
+        unknown = sorted(demand.gpus - self.gpus) if self.gpus is not None else []
+        return f"task gpu {unknown[0]} not found in host gpus" if unknown else ""
 
     def could_ever_hold(self, demand: Demand) -> bool:
         """Whether the demand fits into the empty host."""
@@ -88,6 +99,7 @@ class Host:
             and sum(d.cpu for d in held) + demand.cpu <= self.cpu
             and sum(d.memory_mib for d in held) + demand.memory_mib <= self.memory_mib
             and not any(d.tcp & demand.tcp or d.udp & demand.udp for d in held)
+            and (self.gpus is None or not any(d.gpus & demand.gpus for d in held))
         )
 
 

@@ -124,7 +124,7 @@ def may_run(error: NamedError) -> bool:
 
 
 def merge(turn: Turn, name: str, seen: Observation | None, exit_code: int | None) -> None:
-    """Take over what Docker told about the container."""
+    """Take over what Docker told about the container, its health included: a restart begins with UNKNOWN."""
     container = turn.container(name)
     changes: dict[str, Any] = {}
     if exit_code is not None:
@@ -134,6 +134,7 @@ def merge(turn: Turn, name: str, seen: Observation | None, exit_code: int | None
     changes = {field: value for field, value in changes.items() if getattr(container, field) != value}
     if changes:
         turn.change_container(name, **changes)
+    health(turn, name, seen.health if seen else None)
 
 
 def _told(container: Container, seen: Observation) -> dict[str, Any]:
@@ -154,13 +155,12 @@ def _told(container: Container, seen: Observation) -> dict[str, Any]:
     return changes
 
 
-def health(turn: Turn, name: str, report: HealthReport | None) -> bool:
-    """Take over the state of Docker's health check; True when the status changed (spec 03 §8.4)."""
+def health(turn: Turn, name: str, report: HealthReport | None) -> None:
+    """Take over the state of Docker's health check, if it has changed (spec 03 §8.4)."""
     container = turn.container(name)
     if report is None or container.health_check_type != "docker" or report.status == container.health.status:
-        return False
+        return
     exit_code = container.health.exit_code if report.exit_code is None else report.exit_code
     now = Health(status=report.status, since=turn.around.now, output=report.output, exit_code=exit_code)
     turn.change_container(name, health=now)
     turn.say(f"{name}: health is {report.status.value}")
-    return True

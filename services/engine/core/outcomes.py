@@ -12,9 +12,10 @@ from collections.abc import Callable
 from common.errors import NamedError
 from common.model.status import ContainerStatus, ResourceStatus, TaskStatus
 from common.model.task import Container
+from services.engine.core import agents
 from services.engine.core.effects import Action, DockerEvent, Effect, Observation, Outcome
 from services.engine.core.observe import health, may_run, merge, observed
-from services.engine.core.status import refresh, set_desired, set_terminal_reason
+from services.engine.core.status import set_desired, set_terminal_reason
 from services.engine.core.times import is_never
 from services.engine.core.turn import Turn
 
@@ -73,6 +74,7 @@ def _create(turn: Turn, effect: Effect, outcome: Outcome) -> None:
     # Also for a container that was stopped meanwhile: without the id it could never be removed.
     if seen is not None and seen.docker_id:
         turn.change_container(effect.target, docker_id=seen.docker_id)
+    agents.created(turn, effect.target, outcome.agent)
     if outcome.port_ranges:
         turn.change_container(effect.target, port_ranges=container.port_ranges | outcome.port_ranges)
     observed(turn, effect.target, C.CREATED, seen, error=outcome.error)
@@ -101,6 +103,7 @@ def _repeated_start(turn: Turn, container: Container, seen: Observation | None) 
         observed(turn, container.name, C.RUNNING, seen)
     else:
         merge(turn, container.name, seen, None)
+        agents.container_runs(turn, container.name)
 
 
 def _ran(seen: Observation | None) -> bool:
@@ -155,8 +158,6 @@ def found(turn: Turn, name: str, seen: Observation) -> None:
         stopped(turn, name, seen, seen.error, seen.exit_code)
     elif seen.status != C.NONE:
         observed(turn, name, C.RUNNING if seen.running else seen.status, seen)
-    if health(turn, name, seen.health):
-        refresh(turn)
 
 
 def stopped(
@@ -219,4 +220,6 @@ OUTCOMES: dict[Action, Handler] = {
     Action.STOP: _stop,
     Action.INSPECT: _inspect,
     Action.CREATE_RESOURCE: _resource,
+    Action.START_AGENT: agents.told,
+    Action.CHECK_AGENT: agents.told,
 }

@@ -198,4 +198,6 @@ def _with_namespace_pause(task: Task) -> Task:
         if not container.is_internal:
             down = TransitionDependency(target=container.name, status=int(C.STOPPED))
             pause = _waiting(pause, C.STOPPED, other=down)
+    # Docker makes a missing parent cgroup, without limits: the first container must not come before ours (trap 29).
+    pause = _with_resources(pause, [r for r in task.resources if r.kind == "cgroup"])
     return replace(task, containers=(*containers, pause))

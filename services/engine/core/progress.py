@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from common.errors import NamedError
 from common.model.status import ContainerStatus, ResourceStatus, TaskStatus
 from common.model.task import Container, Resource, Task
+from services.engine.core import agents
 from services.engine.core.dependencies import Answer, evaluate
 from services.engine.core.effects import Action
 from services.engine.core.names import docker_name
@@ -45,6 +46,7 @@ def needs_admission(task: Task) -> bool:
 def advance(turn: Turn) -> None:
     """Take every step that can be taken now."""
     refresh(turn)
+    agents.watch(turn)
     while turn.task.known != T.STOPPED and not needs_admission(turn.task):
         found = Pass()
         _resources(turn, found)
@@ -136,6 +138,8 @@ def _take(turn: Turn, container: Container, step: Step, found: Pass) -> None:
     changes: dict[str, object] = {"applied": step.status}
     if step.action is Action.CREATE and not container.docker_name:
         changes["docker_name"] = docker_name(turn.task, container, turn.around.new_number())
+    if step.action is Action.CREATE and container.managed_agents:
+        changes["managed_agents"] = agents.named(container, turn)
     turn.change_container(container.name, **changes)
     turn.do(step.action, container.name, f"{container.known.name} -> {step.status.name}")
     found.moving = True

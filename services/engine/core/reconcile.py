@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from common.model.status import ContainerStatus, ResourceStatus, TaskStatus
 from common.model.task import Container, Task
-from services.engine.core import restart
+from services.engine.core import agents, restart
 from services.engine.core.decide import Decision
 from services.engine.core.effects import Action, Effect, Outcome
 from services.engine.core.emission import emit_container, emit_task
@@ -52,6 +52,7 @@ def restored(task: Task, answers: dict[str, Outcome], around: Surroundings) -> D
             _reconcile(turn, container, answer)
     for container in turn.task.containers:
         emit_container(turn, container.name)
+        agents.taken_up(turn, container.name)
     emit_task(turn)
     advance(turn)
     return turn.decision()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from common.model.status import ContainerStatus, TaskStatus
-from services.engine.core.emission import emit_agents_stopped, emit_container, emit_task, release_credentials
+from services.engine.core import agents
+from services.engine.core.emission import emit_container, emit_task, release_credentials
 from services.engine.core.names import terminal_reason
 from services.engine.core.states import known_status, with_desired
 from services.engine.core.turn import Turn
@@ -27,11 +28,13 @@ def reached(turn: Turn, name: str) -> None:
     """The container has a new known status: record, announce, and look at the task."""
     container = turn.container(name)
     if container.known == C.STOPPED:
-        emit_agents_stopped(turn, name)
+        agents.container_stopped(turn, name)
         if container.essential and not turn.task.execution_stopped_at:
             turn.change_task(execution_stopped_at=turn.around.now)
     emit_container(turn, name)
     refresh(turn)
+    if container.known == C.RUNNING:
+        agents.container_runs(turn, name)
 
 
 def set_desired(turn: Turn, status: TaskStatus, why: str) -> bool:

@@ -47,14 +47,16 @@ class Containers:
     def __init__(self, api: Api, settings: Settings) -> None:
         self._api, self._settings = api, settings
 
-    def inspect(self, id_: str, error_name: str = "CannotInspectContainerError") -> Observation:
+    def inspect(self, id_: str) -> Observation:
         """What Docker says about a container."""
         try:
             answer = self._api.patient_call("GET", f"/containers/{quote(id_, safe='')}/json", INSPECT_SECONDS)
             return observe(answer.json())
         except DockerCallError as error:
             gone = isinstance(error, ApiError) and error.status == 404
-            raise ContainerFailed(texts.failed(error_name, error, "inspecting", INSPECT_SECONDS), gone) from error
+            # A time-out keeps its text and not its name here: the reference wraps it (spec 03 §16, case 16).
+            text = texts.failed("CannotInspectContainerError", error, "inspecting", INSPECT_SECONDS).text
+            raise ContainerFailed(NamedError("CannotInspectContainerError", text), gone) from error
 
     def create(self, draft: Draft) -> str:
         """Create the container of a request; returns Docker's id.

@@ -49,9 +49,9 @@ def host_config(draft: Draft) -> dict[str, Any]:
     settings, container = draft.world.settings, draft.container
     wanted: dict[str, Any] = {}
     if settings.gpu and settings.external:
-        given = ids(draft.task, container)
-        if given:
-            wanted["DeviceRequests"] = [{"Capabilities": [["gpu"]], "DeviceIDs": given}]
+        # For every container, also without GPUs of its own: then it is given none.
+        given = ids(draft.task, container) or None
+        wanted["DeviceRequests"] = [{"Capabilities": [["gpu"]], "DeviceIDs": given}]
     elif _sees_gpus(draft):
         if not settings.nvidia_runtime:
             raise Refused("HostConfigError", "Runtime is not set for GPU containers")

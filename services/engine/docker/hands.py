@@ -34,10 +34,12 @@ from services.engine.docker.containers import ContainerFailed, Containers
 from services.engine.docker.draft import World
 from services.engine.docker.ecr import EcrTokens
 from services.engine.docker.events import EventStream, Flights, Stopping
+from services.engine.docker.exec_agent import ExecAgents
 from services.engine.docker.identity import Identity
 from services.engine.docker.image_steps import Cancellers, ImageSteps
 from services.engine.docker.images import ImageInspector
 from services.engine.docker.lifecycle import Lifecycle
+from services.engine.docker.measured import MeasuredApi, Measurements
 from services.engine.docker.metadata_file import MetadataFiles
 from services.engine.docker.ports import PortPicker
 from services.engine.docker.pull import Registry as ImageRegistry
@@ -81,13 +83,15 @@ class Hands:
         network: Network | None = None,
         registry: Registry | None = None,
         address: str = "",
+        exec_agents: ExecAgents | None = None,
     ) -> None:
         if settings is None:
             if config is None:
                 raise ValueError("Hands needs a configuration or settings")
             settings = from_config(config)
         self.settings, self.network = settings, network
-        self.api = Api(address=address, away_seconds=settings.away_seconds)
+        measurements = Measurements(bus.volatile)
+        self.api: Api = MeasuredApi(measurements, address=address, away_seconds=settings.away_seconds)
         self.registry = registry or Registry()
         self.bus = bus
         self.picker = PortPicker(settings.dynamic_ports)
@@ -106,6 +110,7 @@ class Hands:
         self._lifecycle = Lifecycle(
             self._containers, settings, self.registry, self.picker, self._flights, self._identity, self._world,
             MetadataFiles(settings, in_container=docker_facts.in_container()), lambda: self.network,
+            exec_agents or ExecAgents.standard(self.api, settings.ipv6_only, docker_facts.in_container()),
         )  # fmt: skip
         self._actions: dict[Action, Callable[[Task, Container], Outcome]] = {
             Action.RESOLVE_MANIFEST: self._resolve_manifest,
@@ -116,6 +121,8 @@ class Hands:
             Action.STOP: self._lifecycle.stop,
             Action.INSPECT: self._lifecycle.inspect,
             Action.REMOVE: self._lifecycle.remove,
+            Action.START_AGENT: self._lifecycle.start_agent,
+            Action.CHECK_AGENT: self._lifecycle.start_agent,
         }
 
     # -- Docker itself -----------------------------------------------------------------------

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from common.errors import NamedError
 from common.model.agent import Credentials
-from common.model.status import ContainerType, TaskStatus
+from common.model.status import ContainerStatus, ContainerType, TaskStatus
 from common.model.task import Container, Task
 from services.engine.core.effects import Action, Outcome
 from services.engine.docker import auth, reference
@@ -101,8 +101,8 @@ class ImageSteps:
         self, task: Task, container: Container, usable: tuple[str, ...], default: str, canceller: Canceller
     ) -> str:
         image = container.image
-        if container.type != ContainerType.NORMAL:
-            return ""
+        if container.type != ContainerType.NORMAL or container.known == ContainerStatus.STOPPED:
+            return ""  # the agent's own image, or nobody waits for it any more
         if reference.split(image).digest:
             return reference.split(image).digest
         if not self._pull_required(image):

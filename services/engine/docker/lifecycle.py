@@ -12,15 +12,19 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from common.backoff import Backoff
 from common.errors import NamedError
 from common.model.status import ContainerStatus, ContainerType
-from common.model.task import Container, Task
+from common.model.task import Container, ManagedAgent, Task
+from services.engine.core.agents import STOPPED, agent_of
 from services.engine.core.effects import Action, Observation, Outcome
 from services.engine.docker import request
 from services.engine.docker.containers import ContainerFailed, Containers
 from services.engine.docker.draft import Refused, World
 from services.engine.docker.events import Flights
+from services.engine.docker.exec_agent import ExecAgentFailed, ExecAgents
 from services.engine.docker.host_config import host_ports
 from services.engine.docker.identity import Identity
 from services.engine.docker.metadata_file import MetadataFiles
@@ -52,10 +56,11 @@ class Lifecycle:
         world: Callable[[], World],
         files: MetadataFiles,
         network: Callable[[], Network | None],
+        exec_agents: ExecAgents,
     ) -> None:
         self._containers, self._settings, self._registry, self._picker = containers, settings, registry, picker
         self._flights, self._identity, self._world, self._files = flights, identity, world, files
-        self._network = network
+        self._network, self._exec_agents = network, exec_agents
         self._restarting: set[str] = set()  # ids of containers that a restart policy may start again
 
     def look(self, id_: str) -> Observation:
@@ -72,16 +77,18 @@ class Lifecycle:
     def create(self, task: Task, container: Container) -> Outcome:
         """CREATED: build the request, send it, inspect."""
         world = self._world()
+        binds, agent = self._exec_binds(task, container)
         try:
-            draft = request.build(task, container, world, self._registry, self._metadata(task, container, world))
+            metadata = self._metadata(task, container, world)
+            draft = request.build(task, container, world, self._registry, metadata, binds)
             id_ = self._containers.create(draft)
         except Refused as refused:
             self._picker.release(container.docker_name)
             missing = not container.is_internal and request.namespace_pause_missing(task)
-            return _failed(Action.CREATE, container, refused.error, stop_task=missing)
+            return _failed(Action.CREATE, container, refused.error, stop_task=missing, agent=agent)
         except ContainerFailed as failure:
             self._picker.release(container.docker_name)
-            return _failed(Action.CREATE, container, failure.error)
+            return _failed(Action.CREATE, container, failure.error, agent=agent)
         self._picker.hold(id_, host_ports(draft.host))
         self._picker.release(container.docker_name)
         try:
@@ -90,9 +97,22 @@ class Lifecycle:
             seen = Observation(docker_id=id_, docker_name=container.docker_name, status=ContainerStatus.CREATED)
             return Outcome(
                 action=Action.CREATE, target=container.name, error=failure.error, observation=seen, gone=failure.gone,
-                port_ranges=draft.port_ranges,
+                port_ranges=draft.port_ranges, agent=agent,
             )  # fmt: skip
-        return Outcome(action=Action.CREATE, target=container.name, observation=seen, port_ranges=draft.port_ranges)
+        return Outcome(
+            action=Action.CREATE, target=container.name, observation=seen, port_ranges=draft.port_ranges, agent=agent
+        )
+
+    def _exec_binds(self, task: Task, container: Container) -> tuple[list[str], ManagedAgent | None]:
+        """The files of ECS Exec; without them the container is made all the same, and the agent says why."""
+        agent = agent_of(container)
+        if agent is None:
+            return [], None
+        try:
+            return self._exec_agents.binds(task, container, agent), None
+        except ExecAgentFailed as failure:
+            log.error("container %s is made without ECS Exec: %s", container.name, failure)
+            return [], replace(agent, init_failed=True, status=STOPPED, reason=str(failure))
 
     def _metadata(self, task: Task, container: Container, world: World) -> dict[str, str]:
         if not self._settings.metadata_file or container.type != ContainerType.NORMAL:
@@ -133,8 +153,7 @@ class Lifecycle:
         return self._started(task, container, seen)
 
     def _started(self, task: Task, container: Container, seen: Observation) -> Outcome:
-        if self._settings.metadata_file and container.type == ContainerType.NORMAL and seen.running:
-            threading.Thread(target=self._update_file, args=(task, container, seen), daemon=True).start()
+        self._complete_file(task, container, seen)
         if container.firelens is not None and task.network_mode in ("bridge", ""):
             seen, error = self._with_bridge_ip(seen)
             if error is not None:
@@ -168,6 +187,10 @@ class Lifecycle:
             log.warning("the address of container %s is not known: %s", container.name, failure)
             return ""
 
+    def _complete_file(self, task: Task, container: Container, seen: Observation) -> None:
+        if self._settings.metadata_file and container.type == ContainerType.NORMAL and seen.running:
+            threading.Thread(target=self._update_file, args=(task, container, seen), daemon=True).start()
+
     def _update_file(self, task: Task, container: Container, seen: Observation) -> None:
         try:
             self._files.update(
@@ -175,6 +198,14 @@ class Lifecycle:
             )
         except OSError as error:
             log.warning("the metadata file of container %s is not completed: %s", container.name, error)
+
+    # -- ECS Exec ----------------------------------------------------------------------------
+
+    def start_agent(self, task: Task, container: Container) -> Outcome:
+        """Start ECS Exec's agent, unless it runs. It is in the outcome when that changed something."""
+        agent = agent_of(container)
+        found = self._exec_agents.start(container, agent) if agent is not None else None
+        return Outcome(action=Action.START_AGENT, target=container.name, agent=found)
 
     # -- the rest ----------------------------------------------------------------------------
 
@@ -229,13 +260,16 @@ class Lifecycle:
         if policy is not None and policy.enabled and container.desired != ContainerStatus.STOPPED:
             self._restarting.add(container.docker_id)
         try:
-            return Outcome(action=Action.INSPECT, target=container.name, observation=self.look(id_))
+            seen = self.look(id_)
         except ContainerFailed as failure:
             return Outcome(action=Action.INSPECT, target=container.name, error=failure.error, gone=failure.gone)
+        if self._settings.metadata_file and not self._files.is_complete(task, container):
+            self._complete_file(task, container, seen)  # the engine ended between start and file
+        return Outcome(action=Action.INSPECT, target=container.name, observation=seen)
 
     def remove(self, task: Task, container: Container) -> Outcome:
         """Remove from Docker, with anonymous volumes; the metadata file goes too, whether or not that works."""
-        self._remove_file(task, container)
+        self._remove_files(task, container)
         self._restarting.discard(container.docker_id)
         self._picker.release(container.docker_id, container.docker_name)
         id_ = container.docker_id or container.docker_name
@@ -267,13 +301,14 @@ class Lifecycle:
             log.debug("whether container %s runs cannot be told: %s", id_[:12], failure)
             return False
 
-    def _remove_file(self, task: Task, container: Container) -> None:
-        if not self._settings.metadata_file or container.type != ContainerType.NORMAL:
-            return
+    def _remove_files(self, task: Task, container: Container) -> None:
         try:
-            self._files.remove(task, container)
+            if self._settings.metadata_file and container.type == ContainerType.NORMAL:
+                self._files.remove(task, container)
+            if agent_of(container) is not None:
+                self._exec_agents.remove_logs(task)
         except OSError as error:
-            log.warning("the metadata file of container %s is not removed: %s", container.name, error)
+            log.warning("files of container %s are not removed: %s", container.name, error)
 
 
 def unknown(container: Container) -> str:
@@ -281,5 +316,11 @@ def unknown(container: Container) -> str:
     return f"container name={container.name} not recognized by agent"
 
 
-def _failed(action: Action, container: Container, error: NamedError, stop_task: bool = False) -> Outcome:
-    return Outcome(action=action, target=container.name, error=error, stop_task=stop_task)
+def _failed(
+    action: Action,
+    container: Container,
+    error: NamedError,
+    stop_task: bool = False,
+    agent: ManagedAgent | None = None,
+) -> Outcome:
+    return Outcome(action=action, target=container.name, error=error, stop_task=stop_task, agent=agent)

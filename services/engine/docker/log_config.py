@@ -94,7 +94,7 @@ def _fluent_address(draft: Draft) -> dict[str, str]:
     task = draft.task
     if task.network_mode == "awsvpc":
         return {"FLUENT_HOST": "127.0.0.1", "FLUENT_PORT": FIRELENS_PORT}
-    if (draft.host.get("NetworkMode") or "bridge") not in ("bridge", "default"):
+    if (draft.host.get("NetworkMode") or "bridge") != "bridge":
         return {}
     router = router_of(task)
     address = draft.world.bridge_ip(router) if router else ""

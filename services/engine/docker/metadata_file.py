@@ -21,6 +21,8 @@ from services.engine.core.effects import Observation
 from services.engine.docker.settings import Settings
 
 FILE = "ecs-container-metadata.json"
+READY = "READY"
+MODE = 0o644  # the container's user, whoever that is, reads it
 INSIDE = "/opt/ecs/metadata"
 SELINUX = ("selinux", "name=selinux")
 
@@ -45,7 +47,7 @@ class MetadataFiles:
         self, task: Task, container: Container, instance: Instance, facts: DockerFacts, addresses: Mapping[str, str]
     ) -> dict[str, str]:
         """Write the first file; returns the `bind` and the `path` inside the container. Raises OSError."""
-        self._write(task, container.name, self._facts(task, container, instance, addresses))
+        self._write(task, container.name, self._known(task, container, instance, addresses, Observation()))
         directory, inside = directory_of(self._settings, task, container.name), f"{INSIDE}/{uuid.uuid4()}"
         # An agent in a container sees its data directory under another path than Docker does.
         source = f"{self._settings.host_data_dir}/{directory}" if self._in_container else os.path.abspath(directory)
@@ -62,26 +64,19 @@ class MetadataFiles:
         image: str,
     ) -> None:
         """Complete the file of a container that runs. Raises OSError."""
-        facts = self._facts(task, container, instance, addresses)
-        facts.update(
-            ContainerID=seen.docker_id,
-            DockerContainerName=f"/{seen.docker_name}",
-            ImageID=seen.image_id,
-            ImageName=image,
-            PortMappings=[
-                {
-                    "ContainerPort": binding.container_port,
-                    "ContainerPortRange": "",
-                    "HostPort": binding.host_port,
-                    "BindIp": binding.bind_ip,
-                    "Protocol": binding.protocol,
-                }
-                for binding in seen.port_bindings
-            ],
-            Networks=_networks(seen),
-            MetadataFileStatus="READY",
-        )
-        self._write(task, container.name, {name: value for name, value in facts.items() if value})
+        known = self._known(task, container, instance, addresses, seen)
+        told = {"ImageName": image, "Networks": _networks(seen), "MetadataFileStatus": READY}
+        self._write(task, container.name, known | told)
+
+    def is_complete(self, task: Task, container: Container) -> bool:
+        """Whether the file was completed after the start; a file that cannot be read was not."""
+        path = os.path.join(directory_of(self._settings, task, container.name), FILE)
+        try:
+            with open(path, encoding="utf-8") as file:
+                document = json.load(file)
+        except (OSError, ValueError):
+            return False
+        return isinstance(document, dict) and document.get("MetadataFileStatus") == READY
 
     def remove(self, task: Task, container: Container) -> None:
         """Remove the file of a container, and with the last one the task's directory. Raises OSError."""
@@ -92,33 +87,56 @@ class MetadataFiles:
             if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
                 raise
 
-    def _facts(
-        self, task: Task, container: Container, instance: Instance, addresses: Mapping[str, str]
+    def _known(
+        self, task: Task, container: Container, instance: Instance, addresses: Mapping[str, str], seen: Observation
     ) -> dict[str, Any]:
-        facts: dict[str, Any] = {
-            "Cluster": self._settings.cluster,
+        """All members in their order in the file; what is not known yet is left out when it is written."""
+        return {
+            "Cluster": self._settings.cluster or instance.cluster or "default",  # W28 of spec 06
             "ContainerInstanceARN": instance.arn,
             "TaskARN": task.arn,
             "TaskDefinitionFamily": task.family,
             "TaskDefinitionRevision": task.version,
+            "ContainerID": seen.docker_id,
             "ContainerName": container.name,
+            "DockerContainerName": f"/{seen.docker_name}" if seen.docker_name else "",
+            "ImageID": seen.image_id,
+            "ImageName": "",
+            "PortMappings": _port_mappings(seen),
+            "Networks": [],
+            "MetadataFileStatus": "",
             "AvailabilityZone": instance.availability_zone,
             **addresses,
         }
-        return {name: value for name, value in facts.items() if value}
 
     def _write(self, task: Task, name: str, document: Mapping[str, Any]) -> None:
+        text = json.dumps({key: value for key, value in document.items() if value}, indent="\t", ensure_ascii=False)
+        for character in "<>&":  # as Go's encoder writes them
+            text = text.replace(character, f"\\u{ord(character):04x}")
         directory = directory_of(self._settings, task, name)
         os.makedirs(directory, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix="temp_metadata_file", dir=directory)
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(document, file, indent="\t")
-            os.chmod(temporary, 0o644)  # the container's user, whoever that is, reads it
+                file.write(text)
+            os.chmod(temporary, MODE)
             os.replace(temporary, os.path.join(directory, FILE))
         except BaseException:
             os.unlink(temporary)
             raise
+
+
+def _port_mappings(seen: Observation) -> list[dict[str, Any]]:
+    return [
+        {
+            "ContainerPort": binding.container_port,
+            "ContainerPortRange": "",
+            "HostPort": binding.host_port,
+            "BindIp": binding.bind_ip,
+            "Protocol": binding.protocol,
+        }
+        for binding in seen.port_bindings
+    ]
 
 
 def _networks(seen: Observation) -> list[dict[str, Any]]:

@@ -6,6 +6,8 @@ no library renames or adds a member.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from common.model.status import ContainerType
 from common.model.task import Container, Task
 from services.engine.docker import gpu, host_config, log_config, names
@@ -20,7 +22,14 @@ REGION_VARIABLES = ("AWS_REGION", "AWS_DEFAULT_REGION")
 PAUSE_TYPES = (ContainerType.CNI_PAUSE, ContainerType.NAMESPACE_PAUSE)
 
 
-def build(task: Task, container: Container, world: World, registry: Registry, metadata: dict[str, str]) -> Draft:
+def build(
+    task: Task,
+    container: Container,
+    world: World,
+    registry: Registry,
+    metadata: Mapping[str, str],
+    exec_binds: Sequence[str] = (),
+) -> Draft:
     """The request for `container`. `metadata` holds bind and path of its metadata file, or nothing.
 
     Raises Refused with the error of the transition.
@@ -33,6 +42,7 @@ def build(task: Task, container: Container, world: World, registry: Registry, me
     log_config.set_awslogs_endpoint(draft)
     log_config.set_buffer(draft)
     registry.amend(draft)
+    draft.bind(*exec_binds)
     _add_region(draft)
     if metadata:
         draft.bind(metadata["bind"])

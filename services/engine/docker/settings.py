@@ -41,6 +41,7 @@ class Settings:
     nvidia_runtime: str = "nvidia"
     firelens_async: bool = True
     match_shared_volumes: bool = False
+    efs_plugin: bool = False  # ECS_VOLUME_PLUGIN_CAPABILITIES names efsAuth: the volume plugin mounts EFS
     pause_labels: Mapping[str, str] = field(default_factory=dict)
     metadata_file: bool = False
     data_dir: str = "/data/"
@@ -79,6 +80,7 @@ def from_config(config: Config) -> Settings:
         nvidia_runtime=config["ECS_NVIDIA_RUNTIME"] or "nvidia",
         firelens_async=config.enabled("ECS_ENABLE_FIRELENS_ASYNC"),
         match_shared_volumes=config.enabled("ECS_SHARED_VOLUME_MATCH_FULL_CONFIG"),
+        efs_plugin="efsAuth" in (config["ECS_VOLUME_PLUGIN_CAPABILITIES"] or ()),
         pause_labels=_map(config["ECS_PAUSE_LABELS"]),
         metadata_file=config.enabled("ECS_ENABLE_CONTAINER_METADATA"),
         data_dir=config["ECS_DATADIR"],

@@ -34,6 +34,9 @@ AMEND = ("firelens", "ssmsecret", "asmsecret", "credentialspec", "envfile")
 
 NAMED_BY_AGENT = frozenset(SET_UP) - {"dockerVolume"}
 
+CREDENTIAL_SPECS = ("credentialspec:", "credentialspecdomainless:")
+SERVICE_CONNECT = "serviceconnectdetail"
+
 Needs = Callable[[Task], bool]
 
 
@@ -45,7 +48,7 @@ def _volume_of(*types: str) -> Needs:
     return lambda task: any(v.type in types for v in task.volumes)
 
 
-# kind -> (who needs it, what it is in words)
+# need -> (who has it, what it is in words); most are called like the kind that serves them
 NEEDS: dict[str, tuple[Needs, str]] = {
     "asm-auth": (
         lambda task: any(c.registry_auth is not None and c.registry_auth.type == "asm" for c in task.containers),
@@ -55,11 +58,18 @@ NEEDS: dict[str, tuple[Needs, str]] = {
     "asmsecret": (_secret_from("asm"), "secrets from Secrets Manager"),
     "envfile": (lambda task: any(c.environment_files for c in task.containers), "environment files"),
     "firelens": (lambda task: any(c.firelens is not None for c in task.containers), "a FireLens log router"),
-    "credentialspec": (lambda task: any(c.credential_specs for c in task.containers), "credential specs (gMSA)"),
+    "credentialspec": (
+        lambda task: any(s.startswith(CREDENTIAL_SPECS) for c in task.containers for s in c.credential_specs),
+        "credential specs (gMSA)",
+    ),
     "efs": (_volume_of("efs"), "Amazon EFS volumes"),
     "s3files": (_volume_of("s3files"), "Amazon S3 Files volumes"),
     "amazonebs": (_volume_of("amazonebs"), "Amazon EBS volumes"),
+    "fsxWindowsFileServer": (_volume_of("fsxWindowsFileServer"), "FSx for Windows File Server volumes"),
+    "awsvpc": (lambda task: task.network_mode == "awsvpc", "network mode awsvpc (task network interfaces)"),
+    "serviceconnect": (lambda task: any(a.type == SERVICE_CONNECT for a in task.attachments), "Service Connect"),
 }
+SERVED_BY = {"efs": "dockerVolume", "s3files": "dockerVolume"}  # need -> kind, where the names differ
 
 
 def _distinct(task: Task, resource: Resource) -> Resource:
@@ -88,15 +98,12 @@ class Registry:
 
     def __init__(self, *kinds: ResourceKind) -> None:
         self._kinds: dict[str, ResourceKind] = {}
-        self._serves: dict[str, str] = {}
         for kind in kinds or standard():
             self.add(kind)
 
-    def add(self, kind: ResourceKind, *serves: str) -> None:
-        """Plug in a kind. `serves` names further needs of NEEDS that it takes care of, such as "efs"."""
+    def add(self, kind: ResourceKind) -> None:
+        """Plug in a kind."""
         self._kinds[kind.name] = kind
-        for need in (kind.name, *serves):
-            self._serves[need] = kind.name
 
     def __iter__(self) -> Iterator[ResourceKind]:
         return self._in_order(SET_UP)
@@ -108,7 +115,7 @@ class Registry:
     def resources_for(self, task: Task, host: Host) -> tuple[Resource, ...]:
         """The resources that the task needs, in the order of set-up. Raises SetupError with the cause."""
         for need, (needs, words) in NEEDS.items():
-            if need not in self._serves and needs(task):
+            if SERVED_BY.get(need, need) not in self._kinds and needs(task):
                 raise SetupError(f"the task needs {words}, which this agent does not support")
         return tuple(_distinct(task, resource) for kind in self for resource in kind.prepare(task, host))
 

@@ -63,7 +63,7 @@ def create(id_: str, limits: Limits, root: str) -> None:
         _open_controllers(directory, root)
         return
     os.makedirs(directory, 0o755, exist_ok=True)
-    _open_controllers(directory, root)
+    _open_controllers(directory, root, (*WANTED, "pids") if limits.processes else WANTED)
     for name, value in _files(limits):
         _write(os.path.join(directory, name), value)
 
@@ -138,13 +138,13 @@ def _busctl(method: str, *arguments: str) -> None:
         raise OSError(f"systemd refuses {method} {arguments[1] if len(arguments) > 1 else ''}: {done.stderr.strip()}")
 
 
-def _open_controllers(directory: str, root: str) -> None:
-    """cpu and memory must be open in every ancestor."""
+def _open_controllers(directory: str, root: str, wanted: tuple[str, ...] = WANTED) -> None:
+    """The controllers must be open in every ancestor."""
     inner = os.path.relpath(os.path.dirname(directory), root)
     path = root
     for part in ("", *([] if inner == "." else inner.split(os.sep))):
         path = os.path.join(path, part) if part else path
-        _write(os.path.join(path, "cgroup.subtree_control"), " ".join(f"+{name}" for name in WANTED))
+        _write(os.path.join(path, "cgroup.subtree_control"), " ".join(f"+{name}" for name in wanted))
 
 
 def _files(limits: Limits) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Docker volumes of a task: those that the agent makes for empty host volumes, and `docker` volumes (spec 05 §3).
+"""Docker volumes of a task: for empty host volumes, for `docker` volumes, for network file systems (spec 05 §3).
 
 A volume of task scope gets a random Docker name, chosen once, and is removed with the task; a shared one carries its
 own name and stays. There is one resource per volume, however many containers mount it (W10).
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from common.model.task import Resource, Task, Volume
 from services.engine.core.effects import SetupError
 from services.engine.docker import names
+from services.engine.resources import network_files
 from services.engine.resources.kind import Host, ResourceFailed, VolumeFailed
 
 if TYPE_CHECKING:
@@ -70,7 +71,10 @@ class DockerVolumes:
             return _detail(names.volume(task, volume.name), TASK_SCOPE, "local", {}, {})
         if volume.type == "docker":
             return _docker_volume(task, volume, host)
-        return None
+        mount = network_files.mount_of(task, volume, host.region, host.settings.efs_plugin)
+        if mount is None:
+            return None
+        return _detail(names.volume(task, volume.name), TASK_SCOPE, mount.driver, mount.options, {})
 
     def create(self, task: Task, resource: Resource, host: Host) -> dict[str, Any]:
         """POST /volumes/create; Docker treats a repetition as success."""

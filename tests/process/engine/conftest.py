@@ -201,6 +201,11 @@ class DockerHost:
         assert saved is not None
         return saved.containers[0]
 
+    def container_restarts(self, task: Task) -> int:
+        """How often its policy has restarted the first container."""
+        saved = self.bus.durable.get(keys.TASK, task.arn)
+        return saved.containers[0].restart_count if saved else 0
+
     def reports(self, task: Task) -> list[str]:
         """The task events."""
         return [e.status.name for e in self.events() if isinstance(e, TaskChanged) and e.arn == task.arn]

@@ -9,7 +9,7 @@ from itertools import pairwise
 from common import keys
 from common.bus import Change
 from common.model.agent import Sent
-from common.model.messages import CredentialsReleased, TaskChanged
+from common.model.messages import CredentialsReleased, ForgetEverything, TaskChanged
 from common.model.status import TaskStatus
 from common.model.task import Container, Dependency, PortMapping
 from services.engine import worker
@@ -115,7 +115,7 @@ def test_a_dependent_starts_as_soon_as_its_dependency_runs(host, task, eventuall
 
 
 def test_a_stop_gets_through_although_the_set_up_would_fail_now(host, task, eventually):
-    """A repeated payload is not set up again; the reference fails there, reports STOPPED and lets the task run on."""
+    """Conformance case R60: it is not set up again; the reference fails there, reports STOPPED, lets the task run."""
     engine = host.engine()
     web = task()
     host.run(web)
@@ -140,3 +140,24 @@ def test_a_record_that_cannot_be_read_costs_its_own_task_only(host, task, eventu
     host.run(task("t2", desired=STOPPED))
     eventually(lambda: host.known(api.arn) == STOPPED)
     assert host.bus.durable.call(lambda client: client.get(f"aside:task:{web.arn}")) == b"\x93 no task"
+
+
+def test_a_copied_disk_brings_no_tasks_along(host, task, eventually):
+    """Another instance's tasks are dropped in silence, waiting ones and unread commands included; new ones run."""
+    engine = host.engine()
+    old, waiting = task("old"), task("waiting", cpu=64.0)
+    host.run(old)
+    host.run(waiting)
+    eventually(lambda: host.known(old.arn) == RUNNING and host.task(waiting.arn) is not None)
+    said = len(host.events())
+    host.command(ForgetEverything(reason="i-2 is not i-1"))
+    new = task("new")
+    host.run(new)
+    eventually(lambda: host.known(new.arn) == RUNNING)
+    eventually(lambda: host.commands_left() == 0)
+    assert [host.task(t.arn) for t in (old, waiting)] == [None, None]
+    assert {e.arn for e in host.events()[said:]} == {new.arn}
+    engine.crash()
+    host.engine()
+    eventually(lambda: host.known(new.arn) == RUNNING)
+    assert host.task(old.arn) is None

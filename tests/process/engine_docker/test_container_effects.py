@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,7 @@ from common.model.task import MountPoint, PortMapping, RestartPolicy, Volume, Vo
 from services.engine.core.effects import Action
 from services.engine.docker import containers
 from tests.fakes.docker_proxy import DockerProxy, Rule
-from tests.process.engine_docker.conftest import Bench, docker, with_container
+from tests.process.engine_docker.conftest import Bench, docker, until, with_container
 
 pytestmark = pytest.mark.docker
 
@@ -87,7 +88,7 @@ def test_docker_shows_what_the_reference_agent_would_have_asked_for(bench: Bench
 
 
 def test_published_ports_come_back_in_docker_order(bench: Bench) -> None:
-    """The report lists bindings in the order of Docker's keys, IPv4 and IPv6 apart (spec 03 §8.3)."""
+    """Conformance case 83: the report lists bindings in the order of Docker's keys, IPv4 and IPv6 apart."""
     hands = bench.hands(dynamic_ports=(43100, 43160))
     mappings = (
         PortMapping(container_port_range="7000-7002"),
@@ -280,3 +281,25 @@ def test_a_restarting_container_keeps_its_ports_while_it_is_down(bench: Bench) -
     other = bench.do(hands, Action.CREATE, bench.task(bench.container(port_mappings=mapping)))
     assert other.error is not None
     assert bench.do(hands, Action.START, task).error is None
+
+
+def test_a_metadata_file_that_a_crash_cut_off_is_completed(bench: Bench, tmp_path: Path) -> None:
+    """The engine that died after the start has not written it; the first inspect of the next one does (W8)."""
+    first = bench.hands(metadata_file=True, data_dir=str(tmp_path))
+    task = bench.started(first, bench.task(bench.container()))
+    path = tmp_path / "metadata" / bench.prefix / task.id / "main" / "ecs-container-metadata.json"
+
+    def status() -> str:
+        return str(json.loads(path.read_text()).get("MetadataFileStatus", ""))
+
+    until(lambda: status() == "READY")
+    document = json.loads(path.read_text())
+    assert document["ContainerID"] == task.containers[0].docker_id
+    assert document["Networks"][0]["NetworkMode"] == "bridge"
+    del document["MetadataFileStatus"]
+    path.write_text(json.dumps(document))
+    bench.do(bench.hands(metadata_file=True, data_dir=str(tmp_path)), Action.INSPECT, task)
+    until(lambda: status() == "READY")
+    bench.do(first, Action.STOP, task)
+    bench.do(first, Action.REMOVE, task)
+    assert not path.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 
@@ -37,7 +38,7 @@ def resource(hands: Hands, action: Action, task: Task, name: str) -> Outcome:
 
 
 def test_an_empty_host_volume_is_one_docker_volume_for_all_who_mount_it(bench: Bench) -> None:
-    """One resource per volume (W10), one random name in all binds, gone after cleanup."""
+    """Conformance case R56: one resource per volume (W10), one random name in all binds, gone after cleanup."""
     hands = bench.hands()
     mount = MountPoint(source_volume="shared", container_path="/s")
     reader = MountPoint(source_volume="shared", container_path="/s", read_only=True)
@@ -64,7 +65,7 @@ def test_an_empty_host_volume_is_one_docker_volume_for_all_who_mount_it(bench: B
 
 
 def test_a_shared_volume_that_is_missing_refuses_the_task(bench: Bench) -> None:
-    """Conformance case 81: Docker's own words inside the cause."""
+    """Conformance cases 81 and R24: Docker's own words inside the cause."""
     name = f"{bench.prefix}-missing"
     volume = Volume(name=name, type="docker", configuration={"scope": "shared", "autoprovision": False})
     with pytest.raises(SetupError) as caught:
@@ -76,7 +77,7 @@ def test_a_shared_volume_that_is_missing_refuses_the_task(bench: Bench) -> None:
 
 
 def test_an_autoprovisioned_shared_volume_stays_and_must_match_when_told_so(bench: Bench) -> None:
-    """Made once under its own name, kept by cleanup, compared only with ECS_SHARED_VOLUME_MATCH_FULL_CONFIG."""
+    """Conformance cases R25, R26, R58: made under its own name, kept by cleanup, compared only when told so."""
     name = f"{bench.prefix}-auto"
     configuration = {"scope": "shared", "autoprovision": True, "driver": "local", "labels": {"b": "2", "a": "1"}}
     mount = MountPoint(source_volume=name, container_path="/v")
@@ -100,6 +101,20 @@ def test_an_autoprovisioned_shared_volume_stays_and_must_match_when_told_so(benc
     )
     task = bench.created(hands, task)
     assert docker("inspect", "-f", "{{.HostConfig.Binds}}", task.containers[0].docker_id) == f"[{name}:/v]"
+
+
+def test_an_efs_volume_is_made_before_anything_is_mounted(bench: Bench) -> None:
+    """Docker knows driver and options; the mount is the business of the container's start (spec 05 §3.5)."""
+    efs = Volume(name="efs", type="efs", configuration={"fileSystemId": "fs-1", "rootDirectory": "/x"})
+    hands = bench.hands()
+    task = prepared(hands, bench.task(bench.container(), volumes=(efs,)))
+    name = task.resources[0].detail["docker_name"]
+    assert resource(hands, Action.CREATE_RESOURCE, task, "efs").error is None
+    shown = json.loads(docker("volume", "inspect", name))[0]
+    assert (shown["Driver"], shown["Options"]["type"], shown["Options"]["device"]) == ("local", "nfs", ":/x")
+    assert shown["Options"]["o"].startswith("addr=fs-1.efs.us-west-2.amazonaws.com,nfsvers=4.1,")
+    assert resource(hands, Action.REMOVE_RESOURCE, task, "efs").error is None
+    assert name not in docker("volume", "ls", "-q").split()
 
 
 def test_a_volume_that_docker_refuses_is_the_reason_of_the_task(bench: Bench) -> None:

@@ -122,7 +122,7 @@ def test_a_container_stops_after_those_that_depend_on_it():
 
 
 def test_a_transition_waits_for_its_own_dependencies_also_on_the_way_down():
-    """A stopped dependency satisfies any status, since STOPPED is the highest."""
+    """Conformance case 28; a stopped dependency satisfies any status, since STOPPED is the highest."""
     needs = {int(C.MANIFEST_PULLED): TransitionDependencies(containers=(TransitionDependency(target="p", status=5),))}
     app = Container(name="app", desired=C.STOPPED, transition_dependencies=needs)
     pause = Container(name="p", known=C.RUNNING, desired=C.STOPPED)

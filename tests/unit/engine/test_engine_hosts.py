@@ -1,6 +1,9 @@
 """Host resources: who may begin, who waits, and that nobody starves (spec 03 §5)."""
 
-from common.model.task import Container, PortMapping, Task
+import json
+
+from common.model.task import Association, Container, PortMapping, Task
+from services.engine.admission import Admission, host_gpus
 from services.engine.core.hosts import PASSES, Demand, Host, Queue, demand_of
 
 
@@ -80,7 +83,7 @@ def test_a_stopped_task_leaves_the_queue():
 
 
 def test_the_demand_of_a_task_is_its_limit_or_the_sum_of_its_containers():
-    """Spec 03 §5.1; dynamic ports and ranges are not accounted for, a reservation beats the limit."""
+    """Spec 03 §5.1 and case 33; dynamic ports and ranges are not accounted for, a reservation beats the limit."""
     ports = (
         PortMapping(container_port=80, host_port=8080),
         PortMapping(container_port=53, host_port=53, protocol="udp"),
@@ -92,3 +95,50 @@ def test_the_demand_of_a_task_is_its_limit_or_the_sum_of_its_containers():
     assert sums == Demand(cpu=128, memory_mib=428, tcp=frozenset({8080}), udp=frozenset({53}))
     limits = demand_of(Task(arn="t", containers=(a, b), cpu=0.25, memory_mib=512, network_mode="awsvpc"))
     assert limits == Demand(cpu=256, memory_mib=512)
+
+
+# -- GPUs ------------------------------------------------------------------------------------------
+
+
+def gpu_task(arn, *gpus):
+    """A task whose container has these GPUs."""
+    given = tuple(Association(name=g, type="gpu", containers=("a",)) for g in gpus)
+    return Task(arn=arn, containers=(Container(name="a"),), associations=given)
+
+
+def test_a_gpu_is_held_by_one_task_at_a_time():
+    """As a port is; a host without GPU support does not look at GPUs at all."""
+    q = queue(gpus=frozenset({"g1", "g2"}))
+    for arn, gpus in (("t0", ("g1",)), ("t1", ("g1", "g2")), ("t2", ("g2",))):
+        q.enter(arn, demand_of(gpu_task(arn, *gpus)))
+    assert admit(q) == ["t0", "t2"]
+    q.release("t0")
+    assert admit(q) == []
+    q.release("t2")
+    assert admit(q) == ["t1"]
+    without = queue()
+    without.enter("t0", demand_of(gpu_task("t0", "g1")))
+    without.enter("t1", demand_of(gpu_task("t1", "g1")))
+    assert admit(without) == ["t0", "t1"]
+
+
+def test_a_task_with_a_gpu_that_the_host_has_not_got_is_refused_at_once():
+    """Waiting would not help (W13); the others are not touched."""
+    admitted, refused = [], []
+    door = Admission(
+        Host(cpu=1024, memory_mib=9, gpus=frozenset({"g1"})), admitted.append, lambda *r: refused.append(r)
+    )
+    door.enter(gpu_task("t0", "g1", "g9"))
+    door.enter(gpu_task("t1", "g1"))
+    assert refused == [("t0", "task gpu g9 not found in host gpus")]
+    assert admitted == ["t1"]
+
+
+def test_the_host_service_tells_which_gpus_there_are(tmp_path):
+    """Without a usable file there are none."""
+    path = tmp_path / "gpus.json"
+    assert host_gpus(str(path)) == frozenset()
+    path.write_text(json.dumps({"DriverVersion": "1", "GPUIDs": ["GPU-1", "GPU-2"]}))
+    assert host_gpus(str(path)) == {"GPU-1", "GPU-2"}
+    path.write_text("[]")
+    assert host_gpus(str(path)) == frozenset()

@@ -11,9 +11,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from common.model.messages import ContainerChanged, TaskChanged
+from common.model.messages import ContainerChanged, ManagedAgentChanged, TaskChanged
 from common.model.status import ContainerStatus, ResourceStatus, TaskStatus
-from common.model.task import Container, Dependency, Resource, RestartPolicy, Task
+from common.model.task import Container, Dependency, ManagedAgent, Resource, RestartPolicy, Task
+from services.engine.core.agents import EXEC_AGENT, STOPPED_REASON
 from services.engine.core.begin import begin
 from services.engine.core.decide import Admitted, Desire, Finished, Happened, Look, decide
 from services.engine.core.effects import Action, Effect
@@ -31,6 +32,7 @@ FAILURES = (
     (Action.START, "DockerTimeoutError"),
     (Action.STOP, "CannotStopContainerError"),
     (Action.CREATE_RESOURCE, "VolumeError"),
+    (Action.START_AGENT, "UnknownError"),
 )
 
 
@@ -51,6 +53,7 @@ def containers(draw: st.DrawFn) -> tuple[Container, ...]:
                 essential=draw(st.booleans()),
                 depends_on=depends_on,
                 restart_policy=policy,
+                managed_agents=(ManagedAgent(name=EXEC_AGENT),) if draw(st.booleans()) else (),
             )
         )
     return tuple(made)
@@ -240,6 +243,12 @@ class Interleavings(RuleBasedStateMachine):
             told = [e.status for e in self.outbox if isinstance(e, ContainerChanged) and e.name == container.name]
             assert told == sorted(set(told)), "a status was announced twice or out of order"
             assert told[-1] == ContainerStatus.STOPPED
+            agents = [
+                e for e in self.outbox if isinstance(e, ManagedAgentChanged) and e.container_name == container.name
+            ]
+            assert bool(agents) is bool(container.managed_agents)
+            assert not agents or agents[-1].status == "STOPPED", "an agent outlives its container"
+            assert sum(e.reason == STOPPED_REASON for e in agents) <= 1
         assert all(c.state != "running" for c in self.docker.containers.values()), "a process runs on"
 
 

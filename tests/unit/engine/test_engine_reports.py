@@ -5,8 +5,10 @@ import pytest
 from common.model.messages import ContainerChanged, CredentialsReleased, TaskChanged
 from common.model.status import ContainerStatus as C
 from common.model.status import HealthStatus
-from common.model.task import Container, Dependency
+from common.model.task import Container, Dependency, RestartPolicy
+from services.engine.core.decide import Inadmissible, decide
 from services.engine.core.effects import Action, HealthReport, Observation
+from services.engine.core.turn import Surroundings
 
 DIGEST = "sha256:4b65"
 
@@ -108,6 +110,29 @@ def test_health_is_kept_and_lets_dependents_go(brain, seen):
     health(HealthStatus.UNHEALTHY, 1)
     assert (it.container("db").health.status, it.container("db").health.exit_code) == (HealthStatus.UNHEALTHY, 1)
     assert it.container("db").known == C.RUNNING
+
+
+def test_a_restarted_container_is_not_healthy_before_its_next_check(brain, seen, altered):
+    """The inspect behind the restart says "starting"; dependents and telemetry must not see the old HEALTHY."""
+    policy = RestartPolicy(enabled=True)
+    it = brain(Container(name="app", image="i", essential=True, health_check_type="docker", restart_policy=policy))
+    it.run()
+    healthy = altered(seen.running(), health=HealthReport(status=HealthStatus.HEALTHY))
+    it.event("health_status: healthy", seen=healthy)
+    assert it.container().health.status == HealthStatus.HEALTHY
+    assert [e.action for e in it.event("die", seen=seen.exited(1))] == [Action.START]
+    starting = altered(seen.running(started_at="2026-06-01T12:00:00Z"), health=HealthReport())
+    it.ends(Action.START, observation=starting)
+    assert it.container().health.status == HealthStatus.UNKNOWN
+
+
+def test_what_the_host_does_not_know_stops_the_task_with_a_reason(make_task):
+    """W13: before anything is pulled; the containers are reported as for any stop."""
+    decision = decide(make_task(), [Inadmissible("task gpu g9 not found in host gpus")], Surroundings(now=1.0))
+    container, task, *_ = decision.events
+    assert (container.name, container.status) == ("app", C.STOPPED)
+    assert (task.status.name, task.reason) == ("STOPPED", "Task gpu g9 not found in host gpus")
+    assert decision.effects == ()
 
 
 def test_addresses_survive_the_exit(brain, altered, seen):

@@ -119,6 +119,13 @@ def test_a_shared_namespace_is_held_by_a_container_of_its_own():
     assert pause.transition_dependencies[int(C.STOPPED)].containers[0].target == "a"
 
 
+def test_the_namespace_container_waits_for_the_task_cgroup():
+    """Docker would make the parent cgroup for it, without limits (trap 29)."""
+    task = arrive(Container(name="app"), resources=(Resource(kind="cgroup", name="cgroup"),), pid_mode="task").task
+    pause = task.container(NAMESPACE_PAUSE)
+    assert [r.target for r in pause.transition_dependencies[int(C.PULLED)].resources] == ["cgroup"]
+
+
 @pytest.mark.parametrize(
     ("router", "logger", "added"),
     [
@@ -155,12 +162,13 @@ def test_a_docker_name_keeps_only_plain_characters():
     [
         ("error while mounting  volume", "Error while mounting volume"),
         ("asm-x y", "Asm-X y"),
+        ("don't  x\ny-z", "Don'T x y-z"),
         ("", ""),
         ("a_b 1c", "A_b 1c"),
     ],
 )
 def test_a_terminal_reason_begins_with_a_capital(text, shown):
-    """Spec 03 §1.2; an empty one is tolerated."""
+    """Spec 03 §1.2, conformance case R4 of spec 05; an empty one is tolerated."""
     assert terminal_reason(text) == shown
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,17 +15,15 @@ from hypothesis import strategies as st
 
 from common.durations import go_duration
 from common.errors import NamedError
-from common.model.agent import Credentials, DockerFacts, Instance
+from common.model.agent import Credentials
 from common.model.task import Container, RegistryAuth, Task
 from services.engine.core.effects import SetupError
 from services.engine.docker import facts, reference, texts
 from services.engine.docker.api import ApiError, Canceller
 from services.engine.docker.auth import StaticAuths, header
 from services.engine.docker.ecr import EcrError, EcrTokens
-from services.engine.docker.metadata_file import MetadataFiles, rest_of
 from services.engine.docker.ports import NoPorts, PortPicker, is_free, kernel_range
 from services.engine.docker.pull import Attempts, Backoff, Failed
-from services.engine.docker.settings import Settings
 from services.engine.resources import cgroup, slices
 from services.engine.resources.volume import printed
 
@@ -101,7 +98,7 @@ def test_pull_errors_get_advice_where_the_cause_is_known(text: str, advice: str)
     ],
 )
 def test_references_split_as_docker_splits_them(image: str, target: tuple[str, str], normal: str) -> None:
-    """What POST /images/create gets, and the name by which digests are compared."""
+    """Conformance case 48: what POST /images/create gets, and the name by which digests are compared."""
     assert reference.pull_target(image) == target
     assert reference.normalised(image) == normal
 
@@ -368,39 +365,9 @@ def test_a_unified_tree_without_systemd_gets_the_same_end_state(
     made = tmp_path / "ecstasks.slice" / "ecstasks-x.slice"
     found = {path.name: path.read_text() for path in made.iterdir()}
     assert found == {"cpu.max": "50000 100000", "memory.max": "9", "pids.max": "3"}
-    assert (tmp_path / "ecstasks.slice" / "cgroup.subtree_control").read_text() == "+cpu +memory"
+    assert (tmp_path / "ecstasks.slice" / "cgroup.subtree_control").read_text() == "+cpu +memory +pids"
 
 
 def test_maps_are_printed_sorted() -> None:
     """As they appear in set-up errors."""
     assert (printed({"b": "2", "a": "1"}), printed({})) == ("map[a:1 b:2]", "map[]")
-
-
-# -- metadata file ---------------------------------------------------------------------------------
-
-
-def test_the_metadata_file_is_bound_where_docker_finds_it(tmp_path: Path) -> None:
-    """Readable for everybody in the container, relabelled for SELinux, gone with the container (spec 06 §19)."""
-    arn = "arn:aws:ecs:us-west-2:123456789012:task/default/abc"
-    assert rest_of(arn) == "default/abc" and rest_of("arn:aws:ecs:r:1:task/abc") == "abc"
-    task, container = Task(arn=arn, family="web", version="3"), Container(name="app")
-    settings = Settings(cluster="default", data_dir=str(tmp_path), host_data_dir="/host")
-    files = MetadataFiles(settings, in_container=False)
-    secure = DockerFacts(security_options=("name=selinux",))
-    instance, addresses = Instance(arn="i", availability_zone="z"), {"HostPrivateIPv4Address": "1"}
-    made = files.create(task, container, instance, secure, addresses)
-    source, inside, flag = made["bind"].split(":")
-    directory = tmp_path / "metadata" / "default" / "abc" / "app"
-    assert (source, flag) == (str(directory), "Z") and made["path"] == f"{inside}/ecs-container-metadata.json"
-    path = directory / "ecs-container-metadata.json"
-    assert os.stat(path).st_mode & 0o777 == 0o644
-    document = json.loads(path.read_text())
-    assert document["Cluster"] == "default" and document["AvailabilityZone"] == "z"
-    assert "MetadataFileStatus" not in document
-    assert list(directory.iterdir()) == [path]
-    files.remove(task, container)
-    files.remove(task, container)
-    assert not (tmp_path / "metadata" / "default" / "abc").exists()
-    in_container = MetadataFiles(settings, in_container=True)
-    bind = in_container.create(task, container, Instance(), DockerFacts(), {})["bind"]
-    assert bind.startswith(f"/host/{directory}:/opt/ecs/metadata/") and not bind.endswith(":Z")

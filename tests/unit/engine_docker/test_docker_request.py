@@ -328,7 +328,7 @@ def firelens_task(**fields: Any) -> Task:
 
 
 def test_awsfirelens_becomes_fluentd_to_the_routers_socket() -> None:
-    """Exactly these options; FLUENT_HOST is the router's bridge address (spec 05 §9.5)."""
+    """Conformance cases R42 and R55: exactly these options; FLUENT_HOST is the router's bridge address."""
     body = build(firelens_task(), on=world(bridge_ip=lambda container: "172.17.0.9"))
     id_ = "0123456789abcdef0123456789abcdef"
     assert body["HostConfig"]["LogConfig"] == {
@@ -344,8 +344,17 @@ def test_awsfirelens_becomes_fluentd_to_the_routers_socket() -> None:
     assert {"FLUENT_HOST": "172.17.0.9", "FLUENT_PORT": "24224"}.items() <= environment(body).items()
 
 
+@pytest.mark.parametrize("mode", ["host", "none", "default", "own-network"])
+def test_only_a_container_on_the_bridge_is_told_where_the_router_is(mode: str) -> None:
+    """Docker's word `default` is another mode than `bridge` or none at all (spec 05 §9.5)."""
+    overlay = f'{{"NetworkMode":"{mode}","LogConfig":{{"Type":"awsfirelens"}}}}'
+    router = Container(name="router", firelens=Firelens(type="fluentbit"), docker_id="r")
+    body = build(task_of(Container(name="app", docker_host_config=overlay), router))
+    assert not {"FLUENT_HOST", "FLUENT_PORT"} & environment(body).keys()
+
+
 def test_awsfirelens_needs_the_routers_address_and_dockers_version() -> None:
-    """Each failure has its own name and text."""
+    """Each failure has its own name and text; the option's name follows the version (case R41)."""
     assert refusal(firelens_task()) == "DockerClientConfigError: unable to get BridgeIP for task in bridge mode"
     old = world(replace(FACTS, server_version="19.03.5"), bridge_ip=lambda container: "1.2.3.4")
     config = build(firelens_task(), on=old)["HostConfig"]["LogConfig"]["Config"]
@@ -373,13 +382,30 @@ def test_a_gpu_reaches_its_container_by_variable_and_runtime() -> None:
     external = world(settings=Settings(gpu=True, external=True))
     host = build(task, on=external)["HostConfig"]
     assert host["DeviceRequests"] == [{"Capabilities": [["gpu"]], "DeviceIDs": ["gpu-0", "gpu-1"]}]
+    assert "Runtime" not in host and "NVIDIA_VISIBLE_DEVICES" not in environment(build(task, on=external))
+    other = build(task, "other", on=external)["HostConfig"]
+    assert other["DeviceRequests"] == [{"Capabilities": [["gpu"]], "DeviceIDs": None}]
+
+
+def test_a_container_that_shows_itself_gpus_gets_the_runtime_in_a_gpu_task() -> None:
+    """Conformance case R45: `none` of its own counts too, what the image sets does not; neuron overrides."""
+    gpus = (Association(name="g1", type="gpu", containers=("a",)),)
+    other = Container(name="b", environment={"NVIDIA_VISIBLE_DEVICES": "none"})
+    neuron = Container(name="n", environment={"AWS_NEURON_VISIBLE_DEVICES": "ALL"})
+    task = task_of(Container(name="a"), other, neuron, associations=gpus)
+    on = world(settings=Settings(gpu=True, neuron=True))
+    runtimes = [build(task, name, on)["HostConfig"]["Runtime"] for name in ("a", "b", "n")]
+    assert runtimes == ["nvidia", "nvidia", "neuron"]
+    bare = world(settings=Settings(gpu=True, nvidia_runtime=""))
+    assert refusal(task, "a", bare) == "HostConfigError: Runtime is not set for GPU containers"
+    assert "Runtime" not in build(task_of(other), "b", on)["HostConfig"]
 
 
 # -- ports and names -------------------------------------------------------------------------------
 
 
 def test_ranges_are_mapped_one_to_one_and_remembered() -> None:
-    """Conformance case 84, and the text when there is no room (case 43)."""
+    """Conformance cases 84 and 43: also the text when there is no room."""
     mappings = (
         PortMapping(container_port_range="7000-7002"),
         PortMapping(container_port=91, protocol="udp"),

@@ -1,0 +1,111 @@
+"""ECS Exec: the managed agent that runs beside a container's process (ECS agent behaviour, spec 05 §12).
+
+The agent's id is chosen and saved before the container is created, because its binds carry it. The agent is started
+after each start of the container and looked at every quarter of an hour; what becomes of it is told to ECS and never
+stops the container.
+"""
+
+from __future__ import annotations
+
+import uuid
+
+from msgspec.structs import replace
+
+from common.model.messages import ManagedAgentChanged
+from common.model.status import ContainerStatus
+from common.model.task import Container, ManagedAgent
+from services.engine.core.effects import Action, Effect, Outcome
+from services.engine.core.turn import Turn
+
+EXEC_AGENT = "ExecuteCommandAgent"
+RUNNING, STOPPED = "RUNNING", "STOPPED"
+CHECK_SECONDS, CHECK_JITTER_SECONDS = 900.0, 450.0
+STOPPED_REASON = "Received Container Stopped event"
+
+
+def agent_of(container: Container) -> ManagedAgent | None:
+    """The container's ECS Exec agent, if the task has one for it."""
+    return next((a for a in container.managed_agents if a.name == EXEC_AGENT), None)
+
+
+def named(container: Container, turn: Turn) -> tuple[ManagedAgent, ...]:
+    """The container's agents as they must be saved before the container is created."""
+    number = (turn.around.new_number() << 64) | turn.around.new_number()
+    return tuple(
+        replace(a, id=str(uuid.UUID(int=number & (2**128 - 1), version=4))) if a.name == EXEC_AGENT and not a.id else a
+        for a in container.managed_agents
+    )
+
+
+def created(turn: Turn, name: str, found: ManagedAgent | None) -> None:
+    """The container was created; `found` tells that it had to be without the agent's files."""
+    if found is not None and found.init_failed:
+        _keep(turn, name, found)
+        _tell(turn, name, STOPPED, f"{EXEC_AGENT} Initialization failed - {found.reason}")
+
+
+def container_runs(turn: Turn, name: str) -> None:
+    """The container's process has begun: so shall the agent."""
+    agent = agent_of(turn.container(name))
+    if agent is not None and agent.id and not agent.init_failed:
+        turn.do(Action.START_AGENT, name, "the container runs")
+
+
+def taken_up(turn: Turn, name: str) -> None:
+    """After a restart of the engine: an agent whose start was cut off is started."""
+    container = turn.container(name)
+    agent = agent_of(container)
+    if agent is not None and container.known == ContainerStatus.RUNNING and not agent.status:
+        container_runs(turn, name)
+
+
+def container_stopped(turn: Turn, name: str) -> None:
+    """The agent is gone with its container."""
+    agent = agent_of(turn.container(name))
+    if agent is not None and agent.status != STOPPED:
+        _keep(turn, name, replace(agent, status=STOPPED, reason=STOPPED_REASON))
+        _tell(turn, name, STOPPED, STOPPED_REASON)
+
+
+def watch(turn: Turn) -> None:
+    """Look at the agents whose time has come, and wake for the next."""
+    for container in turn.task.containers:
+        agent = agent_of(container)
+        if agent is None or not agent.next_check_at or container.known != ContainerStatus.RUNNING:
+            continue
+        if turn.around.now >= agent.next_check_at:
+            agent = replace(agent, next_check_at=_next_check(turn))
+            _keep(turn, container.name, agent)
+            turn.do(Action.CHECK_AGENT, container.name, "does the ECS Exec agent still run?")
+        turn.wake(agent.next_check_at)
+
+
+def told(turn: Turn, effect: Effect, outcome: Outcome) -> None:
+    """What became of a start or a check; no agent in the outcome means that nothing has changed."""
+    name, found = effect.target, outcome.agent
+    if found is None or turn.container(name).known != ContainerStatus.RUNNING:
+        return
+    if found.status == RUNNING:
+        found = replace(found, next_check_at=_next_check(turn))
+    _keep(turn, name, found)
+    if effect.action is Action.CHECK_AGENT:
+        reason = f"{EXEC_AGENT} {'restarted' if found.status == RUNNING else 'cannot be restarted'}"
+    else:
+        reason = f"{EXEC_AGENT} started" if found.status == RUNNING else found.reason
+    _tell(turn, name, found.status, reason)
+
+
+def _next_check(turn: Turn) -> float:
+    return turn.around.now + CHECK_SECONDS + turn.around.new_number() % 1000 / 1000 * CHECK_JITTER_SECONDS
+
+
+def _keep(turn: Turn, name: str, agent: ManagedAgent) -> None:
+    agents = tuple(agent if a.name == EXEC_AGENT else a for a in turn.container(name).managed_agents)
+    turn.change_container(name, managed_agents=agents)
+
+
+def _tell(turn: Turn, name: str, status: str, reason: str) -> None:
+    turn.say(f"{name}: {EXEC_AGENT} is {status}: {reason}")
+    turn.emit(
+        ManagedAgentChanged(arn=turn.task.arn, container_name=name, name=EXEC_AGENT, status=status, reason=reason)
+    )

@@ -1,0 +1,134 @@
+"""ECS Exec's agent beside a container: what ECS hears of it, and when it is looked at (spec 05 §12)."""
+
+import uuid
+
+import pytest
+from msgspec.structs import replace
+
+from common.model.messages import ManagedAgentChanged
+from common.model.task import Container, ManagedAgent, RestartPolicy
+from services.engine.core.agents import CHECK_JITTER_SECONDS, CHECK_SECONDS, EXEC_AGENT, agent_of
+from services.engine.core.effects import Action, Observation, Outcome
+from services.engine.core.reconcile import restored
+from services.engine.core.turn import Surroundings
+
+AGENT = ManagedAgent(name=EXEC_AGENT)
+APP = Container(name="app", image="i", essential=True, managed_agents=(AGENT,))
+
+
+def told(it):
+    """What ECS hears: (status, reason)."""
+    return [(e.status, e.reason) for e in it.events if isinstance(e, ManagedAgentChanged)]
+
+
+def agent(it):
+    """As it is kept."""
+    return agent_of(it.container())
+
+
+@pytest.fixture
+def it(brain):
+    """A task whose container runs."""
+    it = brain(APP)
+    it.run()
+    return it
+
+
+def started(it, **more):
+    """The agent runs."""
+    return replace(agent(it), status="RUNNING", started_at=1.0, exec_id="e", **more)
+
+
+def test_the_id_is_chosen_before_the_container_is_created(brain):
+    """Its binds carry it, and a crash must not lose it."""
+    it = brain(APP)
+    it.ends(Action.RESOLVE_MANIFEST)
+    assert [e.action for e in it.ends(Action.PULL)] == [Action.CREATE]
+    assert str(uuid.UUID(agent(it).id)) == agent(it).id
+
+
+def test_the_agent_is_started_with_its_container_and_stops_with_it(it, seen):
+    """RUNNING and STOPPED, once each, with the reference's reasons."""
+    assert [e.action for e in it.effects].count(Action.START_AGENT) == 1
+    it.ends(Action.START_AGENT, agent=started(it))
+    assert agent(it).status == "RUNNING"
+    it.event("die", seen=seen.exited(0))
+    assert told(it) == [
+        ("RUNNING", "ExecuteCommandAgent started"),
+        ("STOPPED", "Received Container Stopped event"),
+    ]
+    it.ends(Action.START_AGENT, agent=started(it))
+    assert len(told(it)) == 2
+
+
+def test_a_container_runs_without_an_agent_that_cannot_be_had(brain, seen):
+    """Conformance case R46: one STOPPED event, no start attempt."""
+    it = brain(APP)
+    it.ends(Action.RESOLVE_MANIFEST)
+    it.ends(Action.PULL)
+    failed = replace(agent(it), init_failed=True, status="STOPPED", reason="could not find certs")
+    it.ends(Action.CREATE, observation=Observation(docker_id="id-app"), agent=failed)
+    it.ends(Action.START, observation=seen.running())
+    it.event("die", seen=seen.exited(0))
+    assert told(it) == [("STOPPED", "ExecuteCommandAgent Initialization failed - could not find certs")]
+    assert Action.START_AGENT not in [e.action for e in it.effects]
+    assert [status for status, _ in it.reports()] == ["RUNNING", "STOPPED"]
+
+
+def test_an_agent_that_cannot_start_leaves_the_container_alone(it):
+    """Conformance case R47."""
+    text = "ExecuteCommandAgent process exited with exit code: 1"
+    it.ends(Action.START_AGENT, agent=replace(agent(it), status="STOPPED", reason=text))
+    assert told(it) == [("STOPPED", text)]
+    assert it.reports() == [("RUNNING", "")]
+    it.now += 2 * CHECK_SECONDS
+    assert it.send() == []
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [("RUNNING", "ExecuteCommandAgent restarted"), ("STOPPED", "ExecuteCommandAgent cannot be restarted")],
+)
+def test_a_dead_agent_is_noticed_within_the_round(it, status, reason):
+    """Conformance case R49: looked at after 15 to 22.5 minutes; one that cannot be restarted is given up."""
+    it.ends(Action.START_AGENT, agent=started(it))
+    assert 0 <= it.wake_at - it.now - CHECK_SECONDS <= CHECK_JITTER_SECONDS
+    assert it.send() == []
+    it.now = it.wake_at
+    assert [e.action for e in it.send()] == [Action.CHECK_AGENT]
+    it.ends(Action.CHECK_AGENT)  # it runs
+    assert len(told(it)) == 1
+    it.now = it.wake_at
+    it.send()
+    it.ends(Action.CHECK_AGENT, agent=replace(started(it), status=status, next_check_at=0.0))
+    assert told(it)[-1] == (status, reason)
+    it.now += 2 * CHECK_SECONDS
+    assert [e.action for e in it.send()] == ([Action.CHECK_AGENT] if status == "RUNNING" else [])
+
+
+def test_a_restart_by_policy_starts_the_agent_again(brain, seen):
+    """The exec died with the process; ECS hears RUNNING once more."""
+    it = brain(replace(APP, restart_policy=RestartPolicy(enabled=True)))
+    it.run()
+    it.ends(Action.START_AGENT, agent=started(it))
+    it.event("die", seen=seen.exited(1))
+    effects = it.ends(Action.START, observation=seen.running(started_at="2026-06-01T12:00:00Z"))
+    assert [e.action for e in effects] == [Action.START_AGENT]
+    it.ends(Action.START_AGENT, agent=started(it, process_id=9))
+    assert told(it) == [("RUNNING", "ExecuteCommandAgent started")] * 2
+
+
+def test_a_start_that_was_cut_off_by_a_crash_is_made_up_for(it, seen):
+    """And an agent that runs is left to its next check."""
+    around = Surroundings(now=it.now)
+    answers = {"app": Outcome(action=Action.INSPECT, target="app", observation=seen.running())}
+    assert [e.action for e in restored(it.task, answers, around).effects] == [Action.START_AGENT]
+    it.ends(Action.START_AGENT, agent=started(it))
+    assert restored(it.task, answers, around).effects == ()
+
+
+def test_a_task_that_never_ran_has_its_agent_reported_stopped(brain):
+    """As the reference does for each container that stops."""
+    it = brain(APP)
+    it.stop()
+    assert told(it) == [("STOPPED", "Received Container Stopped event")]
