@@ -27,7 +27,7 @@ import gevent
 import gevent.event
 import gevent.util
 
-from common import logs
+from common import logs, readiness
 from common.config import Config, load
 from common.errors import Temporary, Terminal
 from common.parent import die_with_parent
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 STOP_SECONDS = 9.0  # the supervisor kills after 10
 BEAT_SECONDS = 5.0
+RULES_POLL_SECONDS = 0.05
+TREE_LOCAL = "ECS_TREE_LOCAL"  # set by the tree: "true" in local mode
 
 
 @dataclass
@@ -66,6 +68,23 @@ class Context:
     def not_ready(self, reason: str) -> None:
         """This process cannot do its work now; `reason` says why in plain words."""
         self._tell(False, reason)
+
+    def wait_for_rules(self) -> bool:
+        """Wait until `init` has the netfilter rules in place; False when this process is to stop first.
+
+        A container started earlier would ask for credentials in vain, and what R2 closes would be open (spec 09 §15.1,
+        N5). In a tree under ECS only: a process started by hand has no `init`, and a developer's machine may not let
+        it make rules, which costs its tasks their credentials but should not keep them from running.
+        """
+        if os.environ.get(TREE_LOCAL) != "false":
+            return True
+        while not self.stopping.is_set():
+            init = readiness.read(self.run_dir, "init")
+            if init is not None and init.ready:
+                return True
+            self.not_ready(f"waiting for the netfilter rules: {init.detail if init else 'init has not started yet'}")
+            self.stopping.wait(RULES_POLL_SECONDS)
+        return False
 
     def _tell(self, ready: bool, detail: str) -> None:
         if (ready, detail) == self._readiness:

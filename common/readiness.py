@@ -73,6 +73,13 @@ def read_all(run_dir: str) -> Iterator[State]:
             yield state
 
 
+def clear(run_dir: str) -> None:
+    """Forget what the programs of an earlier life of the tree said. Raises OSError."""
+    for name in os.listdir(run_dir):
+        if name.endswith(SUFFIX):
+            os.unlink(os.path.join(run_dir, name))
+
+
 def silent_seconds(run_dir: str, program: str) -> float | None:
     """Seconds since the program's last heartbeat; None when it has no file."""
     try:

@@ -21,6 +21,7 @@ from typing import Any
 
 import setproctitle
 
+from common import readiness
 from common.config import load
 from common.logs import quote
 from common.tree.linelog import LineFile
@@ -67,6 +68,7 @@ def run_tree(environ: MutableMapping[str, str] | None = None) -> int:
     try:
         run_dir = prepare(environ)
         keep = lock_tree(run_dir)
+        readiness.clear(run_dir)
     except CannotStart as error:
         return cannot_start(environ, error)
     try:

@@ -124,6 +124,8 @@ class Agent:
             self._context.not_ready,
         )  # fmt: skip
         self._registered_as = self._offer(new=not first.arn)
+        if not self._context.wait_for_rules():
+            return
         self._registrar.register(self._place, self._registered_as)
         self._context.not_ready("registered; connecting to ACS")
         self._start_jobs()

@@ -141,9 +141,14 @@ class Engine:
 
     # -- life ----------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Begin to work: events and commands are read from here on."""
-        for loop in (self._read_commands, self.images.run, self._watch_store, self.patrol.run):
+    def start(self, may_begin: Callable[[], object] = lambda: True) -> None:
+        """Begin to work: events are read from here on, commands when `may_begin` has returned."""
+
+        def read_commands() -> None:
+            may_begin()
+            self._read_commands()
+
+        for loop in (read_commands, self.images.run, self._watch_store, self.patrol.run):
             self._greenlets.append(gevent.spawn(self._forever, loop))
 
     def listen(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from common.backoff import Backoff
 from common.bus import Bus
@@ -37,11 +38,15 @@ def serve(context: Context, make_hands: MakeHands = real_hands) -> int:
     engine.facts = engine.records.publish_facts(engine.facts)
     hands.on_pull_began = engine.pull_began
     count = restore(engine)
-    engine.start()
-    context.ready(f"{count} tasks taken up")
+    engine.start(partial(_commands_may_begin, context, f"{count} tasks taken up"))
     context.stopping.wait()
     engine.stop(STOP_SECONDS)
     return 0
+
+
+def _commands_may_begin(context: Context, detail: str) -> None:
+    if context.wait_for_rules():
+        context.ready(detail)
 
 
 def _facts(context: Context, hands: HandsLike) -> DockerFacts | None:

@@ -46,10 +46,10 @@ class EngineUnderTest:
         facts = self.hands.facts()
         self.engine = Engine(config, self.bus, self.hands, facts, SystemClock(), self.stopping.is_set)
 
-    def start(self) -> None:
+    def start(self, may_begin: Callable[[], object] = lambda: True) -> None:
         """As serve() does."""
         restore(self.engine)
-        self.engine.start()
+        self.engine.start(may_begin)
 
     def crash(self) -> None:
         """As SIGKILL does."""
@@ -80,12 +80,14 @@ class Host:
         self.settings: dict[str, str] = {}
         self.engines: list[EngineUnderTest] = []
 
-    def engine(self, prepare: Callable[[FakeHands], object] | None = None) -> EngineUnderTest:
-        """Start an engine; `prepare` may tell its hands how to behave."""
+    def engine(
+        self, prepare: Callable[[FakeHands], object] | None = None, may_begin: Callable[[], object] = lambda: True
+    ) -> EngineUnderTest:
+        """Start an engine; `prepare` may tell its hands how to behave, `may_begin` when it may read commands."""
         engine = EngineUnderTest(self.run_dir, self.docker, self.settings)
         if prepare is not None:
             prepare(engine.hands)
-        engine.start()
+        engine.start(may_begin)
         self.engines.append(engine)
         return engine
 

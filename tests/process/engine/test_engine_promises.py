@@ -6,6 +6,8 @@ The promises are in docs/differences.md; those that need a real Docker are teste
 import time
 from itertools import pairwise
 
+from gevent.event import Event
+
 from common import keys
 from common.bus import Change
 from common.model.agent import Sent
@@ -161,3 +163,21 @@ def test_a_copied_disk_brings_no_tasks_along(host, task, eventually):
     host.engine()
     eventually(lambda: host.known(new.arn) == RUNNING)
     assert host.task(old.arn) is None
+
+
+def test_no_new_task_starts_before_the_rules_are_there(host, task, eventually):
+    """Spec 09 §15.1 N5: its containers would ask for credentials in vain. Tasks taken up from before go on."""
+    old, new = task("old"), task("new")
+    first = host.engine()
+    host.run(old)
+    eventually(lambda: host.known(old.arn) == TaskStatus.RUNNING, 10)
+    first.crash()
+    rules = Event()
+    second = host.engine(may_begin=rules.wait)
+    host.run(new)
+    host.docker.end(host.docker.of(old.arn, old.containers[0].name), 0)
+    eventually(lambda: host.known(old.arn) == TaskStatus.STOPPED, 10)
+    assert host.task(new.arn) is None and host.commands_left() == 1
+    rules.set()
+    eventually(lambda: host.known(new.arn) == TaskStatus.RUNNING, 10)
+    assert second.engine.workers

@@ -59,3 +59,12 @@ def test_a_silent_program_is_at_fault_whatever_it_said_last():
     state = readiness.State("acs", True, "", 1, at=1000.0)
     assert describe(state, 1100.0) == (True, "has been silent for 100 s")
     assert describe(state, 1001.0) == (False, "ready")
+
+
+def test_a_new_life_of_the_tree_forgets_what_was_said_in_the_old_one(tmp_path):
+    """`init` said that the rules were there, and then the machine was switched off."""
+    readiness.Beat(str(tmp_path), "init").write(True, "")
+    (tmp_path / "redis.sock").write_text("")
+    readiness.clear(str(tmp_path))
+    assert readiness.read(str(tmp_path), "init") is None
+    assert [p.name for p in tmp_path.iterdir()] == ["redis.sock"]
