@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import gevent
 
 from common.errors import Temporary
+from common.host_paths import host_path
 from common.session import Keys
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ROTATING_FILE = "/rotatingcreds/credentials"
+ROTATING_FILE = host_path("/rotatingcreds/credentials")  # where the reference's container sees it (spec 01 §5.4)
 ROTATING_SECONDS = 60.0
 LOOKUP_SECONDS = 30.0
 METADATA_SECONDS, METADATA_ATTEMPTS = 2, 3

@@ -144,17 +144,35 @@ def command(words: list[str]) -> int:
 
 def apply(flags: Flags) -> None:
     """Put what the flags say into the environment, where every process of the tree reads it."""
-    both = flags.values.get("loglevel")
-    driver = both or flags.values.get("loglevel-driver")
-    on_instance = both or flags.values.get("loglevel-on-instance")
-    if driver:
-        os.environ["ECS_LOGLEVEL"] = driver
-    if on_instance:
-        os.environ["ECS_LOGLEVEL_ON_INSTANCE"] = on_instance
+    _apply_levels(flags.values)
     if "k" in flags.switches:
         os.environ["ECS_TREE_ACCEPT_INSECURE_CERT"] = "true"
     if "blackhole-ec2-metadata" in flags.switches:
         os.environ["ECS_TREE_BLACKHOLE_EC2_METADATA"] = "true"
+
+
+def _apply_levels(values: dict[str, str]) -> None:
+    """The levels of standard output and of the file; a flag for one leaves the other as it was (spec 01 §9.1)."""
+    from common.logs import LEVELS
+
+    def level(*names: str) -> str:
+        name = next((name for name in names if values.get(name)), "")
+        if name and values[name].lower() not in LEVELS:
+            sys.stderr.write(f"-{name} {values[name]}: no log level; it stays as it was. Levels: {', '.join(LEVELS)}\n")
+            return ""
+        return values[name] if name else ""
+
+    def known(variable: str) -> str:
+        word = os.environ.get(variable, "")
+        return word if word.lower() in LEVELS else ""
+
+    out, file = level("loglevel", "loglevel-driver"), level("loglevel", "loglevel-on-instance")
+    if out and not file and not known("ECS_LOGLEVEL_ON_INSTANCE") and not os.environ.get("ECS_LOG_DRIVER"):
+        file = known("ECS_LOGLEVEL") or "info"  # the file follows ECS_LOGLEVEL, which is about to change
+    if out:
+        os.environ["ECS_LOGLEVEL"] = out
+    if file:
+        os.environ["ECS_LOGLEVEL_ON_INSTANCE"] = file
 
 
 def print_license() -> int:

@@ -162,11 +162,6 @@ def attached(cluster: str, attachment_arn: str, task_arn: str = "") -> dict[str,
 # -- other calls -------------------------------------------------------------------------------
 
 
-def discover_poll_endpoint(cluster: str, instance_arn: str) -> dict[str, Any]:
-    """`zoneId` is always sent, and always empty for ACS and TCS (spec 01 §7.1)."""
-    return {"cluster": cluster, "containerInstance": instance_arn, "zoneId": ""}
-
-
 def update_instance_state(cluster: str, instance_arn: str, status: str) -> dict[str, Any]:
     """UpdateContainerInstancesState."""
     return {"cluster": cluster, "containerInstances": [instance_arn], "status": status}

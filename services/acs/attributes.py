@@ -37,20 +37,39 @@ PREFIX_FROM_MINOR = 24  # a daemon whose lowest version is this or higher counts
 NOT_EXTERNAL = frozenset(
     ECS + name
     for name in (
-        "task-eni",
-        "cni-plugin-version",
-        "task-eni.ipv6",
-        "task-eni-block-instance-metadata",
-        "task-eni-trunking",
         "aws-appmesh",
         "task-eia",
         "task-eia.optimized-cpu",
-        "service-connect-v1",
-        "storage.ebs-task-volume-attach",
         "storage.ebsta-non-root-user",
         "fault-injection",
     )
 )
+
+# What the engine refuses to run is not offered, whatever the configuration says: ECS would place such tasks here.
+# Capabilities -> (condition under which the reference offers them, the sentence for whoever asked for them).
+NOT_SERVED: tuple[tuple[str, Callable[[Mapping[str, Any], HostFacts], bool], str], ...] = (
+    (
+        "task-eni*",
+        lambda config, host: bool(config["ECS_ENABLE_TASK_ENI"] and not config["ECS_EXTERNAL"]),
+        "ECS_ENABLE_TASK_ENI is on, but this agent does not run tasks in network mode awsvpc; they are not offered",
+    ),
+    (
+        "storage.ebs-task-volume-attach",
+        # On by default: only where the driver is installed does anybody expect such tasks.
+        lambda config, host: bool(config["ECS_EBSTA_SUPPORTED"] and not config["ECS_EXTERNAL"] and host.ebs_driver),
+        "ECS_EBSTA_SUPPORTED is on, but this agent does not attach EBS volumes to tasks; they are not offered",
+    ),
+    (
+        "gmsa*",
+        lambda config, host: bool(config["GMSACapable"] or config["GMSADomainlessCapable"]),
+        "ECS_GMSA_SUPPORTED is on, but this agent does not run tasks with credential specs; they are not offered",
+    ),
+)
+
+
+def not_offered(config: Mapping[str, Any], host: HostFacts) -> list[str]:
+    """What the configuration switches on in vain, a sentence each."""
+    return [sentence for _, asked_for, sentence in NOT_SERVED if asked_for(config, host)]
 
 
 @dataclass(frozen=True)
@@ -61,18 +80,11 @@ class Situation:
     settings: Settings
     docker: DockerFacts
     host: HostFacts
-    vpc_id: str = ""
-    subnet_id: str = ""
     outpost_arn: str = ""
     versions: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "versions", extended_versions(self.docker.usable_api_versions))
-
-    @property
-    def task_eni(self) -> bool:
-        """Tasks can have network interfaces of their own."""
-        return self.host.offers_task_networking(self.settings.task_eni)
 
     def speaks(self, version: str) -> bool:
         """Docker can be asked for this API version."""
@@ -113,10 +125,6 @@ def _api(version: str, *options: str) -> Condition:
     return lambda s: s.speaks(version) and all(s.on(option) for option in options)
 
 
-def _task_eni(*options: str) -> Condition:
-    return lambda s: s.task_eni and all(s.on(option) for option in options)
-
-
 def _limits(s: Situation) -> bool:
     return s.docker.task_limits_enabled and s.speaks("1.22")
 
@@ -142,12 +150,6 @@ SECURITY: tuple[Row, ...] = (
     (COM + "task-iam-role-network-host", _api("1.19", "ECS_ENABLE_TASK_IAM_ROLE_NETWORK_HOST")),
     (ECS + "task-cpu-mem-limit", _limits),
     (ECS + "increased-task-cpu-limit", _limits),
-    (ECS + "task-eni", _task_eni()),
-    (ECS + "task-eni.ipv6", _task_eni()),
-)
-AFTER_CNI: tuple[Row, ...] = (
-    (ECS + "task-eni-block-instance-metadata", _task_eni("ECS_AWSVPC_BLOCK_IMDS")),
-    (ECS + "task-eni-trunking", _task_eni("ECS_ENABLE_HIGH_DENSITY_ENI")),
 )
 IMAGES: tuple[Row, ...] = (
     (COM + "ecr-auth", _api("1.19")),
@@ -173,12 +175,9 @@ LAST: tuple[Row, ...] = (
     (ECS + "storage.s3-files", always),
     (ECS + "firelens.options.config.file", always),
     (ECS + "firelens.options.config.s3", always),
-    (ECS + "gmsa", _option("GMSACapable")),
-    (ECS + "gmsa-domainless", _option("GMSADomainlessCapable")),
 )
 AFTER_PLUGINS: tuple[Row, ...] = (
     (ECS + "execute-command", lambda s: s.host.exec_agent),
-    (ECS + "storage.ebs-task-volume-attach", lambda s: s.on("ECS_EBSTA_SUPPORTED") and s.host.ebs_driver),
     (ECS + "storage.ebsta-non-root-user", _option("ECS_EBSTA_SUPPORTED")),
     (ECS + "external", lambda s: s.settings.external),
     (ECS + "fault-injection", lambda s: s.host.fault_injection),
@@ -204,11 +203,6 @@ def _capabilities(s: Situation) -> Iterator[dict[str, str]]:
     yield from _docker_versions(s)
     yield from _logging_drivers(s)
     yield from _rows(SECURITY, s)
-    if s.task_eni and s.host.cni_version:
-        yield attribute(ECS + "cni-plugin-version", s.host.cni_version)
-    yield from _rows(AFTER_CNI, s)
-    if s.task_eni and s.host.branch_cni_version:
-        yield attribute(ECS + "branch-cni-plugin-version", s.host.branch_cni_version)
     yield from _rows(IMAGES, s)
     yield from _plugins(s)
     if s.host.gpus and s.host.gpus.driver_version:
@@ -250,9 +244,6 @@ def _plugins(s: Situation) -> Iterator[dict[str, str]]:
 
 
 def _about_the_instance(s: Situation) -> Iterator[dict[str, str]]:
-    if s.task_eni:
-        yield attribute("ecs.vpc-id", s.vpc_id)
-        yield attribute("ecs.subnet-id", s.subnet_id)
     yield attribute("ecs.os-type", "linux")
     yield attribute("ecs.os-family", "LINUX")
     if s.settings.os_family:

@@ -20,7 +20,8 @@ from urllib.parse import SplitResult, urlsplit
 import gevent
 import urllib3
 
-from common.errors import AgentError, Temporary
+from common.discovery import TARGET, regional, retry_delay, worth_another
+from common.errors import AgentError
 from common.own_keys import OwnCredentials
 from common.proxy import SOCKS, open_socket, proxy_for, proxy_login, proxy_url
 from common.session import DEFAULT_PORTS, host_of, plain, sign, tls_context
@@ -30,30 +31,9 @@ from services.acs.words import MAYBE_SKEW_CODES, SKEW_CODES, SKEW_SECONDS, STALE
 
 log = logging.getLogger(__name__)
 
-TARGET = "AmazonEC2ContainerServiceV20141113"
 CONNECT_SECONDS = 30.0
 ATTEMPT_SECONDS = 42.0  # 30 s dial, 10 s TLS, 2 s for the answer
 POOL_SIZE = 16
-RETRIED_STATUS = (500, 502, 503, 504)
-THROTTLED = frozenset(
-    (
-        "Throttling",
-        "ThrottlingException",
-        "ThrottledException",
-        "RequestThrottled",
-        "RequestThrottledException",
-        "TooManyRequestsException",
-        "LimitExceededException",
-        "RequestLimitExceeded",
-        "BandwidthLimitExceeded",
-        "SlowDown",
-        "PriorRequestNotComplete",
-        "ProvisionedThroughputExceededException",
-        "TransactionInProgressException",
-        "EC2ThrottledException",
-    )
-)
-RETRIED_CODES = THROTTLED | {"RequestTimeout", "RequestTimeoutException"}
 
 
 class ApiError(AgentError):
@@ -95,7 +75,8 @@ class EcsClient:
     def __init__(self, settings: Settings, credentials: OwnCredentials, region: str = "") -> None:
         self.settings, self.credentials = settings, credentials
         self.region = region or settings.region
-        self.url = (settings.backend_host or regional_endpoint(self.region, settings)).rstrip("/") + "/"
+        url = settings.backend_host or regional("ecs", self.region, settings.use_fips, settings.use_dual_stack)
+        self.url = url.rstrip("/") + "/"
         self.skew_seconds = 0.0  # what must be added to our clock
         self._pools: dict[str, urllib3.PoolManager] = {}
 
@@ -113,7 +94,7 @@ class EcsClient:
             except ApiError as error:
                 if not error.retried or number == self.settings.max_attempts:
                     raise
-                delay = random.random() * min(20.0, 2.0**number)
+                delay = retry_delay(number)
                 log.info("%s; it is tried again in %.1f s", error, delay)
                 time.sleep(delay)
         raise AssertionError("unreachable: the loop returns or raises")
@@ -167,7 +148,7 @@ class EcsClient:
         text = str(value.get("message") or value.get("Message") or "")
         if not code:
             text = text or f"HTTP status {response.status} {response.reason or ''} without a readable error".strip()
-        retried = response.status in RETRIED_STATUS or code in RETRIED_CODES or self._correct_clock(code, response)
+        retried = worth_another(response.status, code) or self._correct_clock(code, response)
         if code in STALE_KEYS:
             self.credentials.forget()
         return ApiError(operation, code, text, response.status, retried, skew_of(response.headers.get("Date", "")))
@@ -214,26 +195,6 @@ def _is_unknown_host(error: BaseException) -> bool:
         reason = getattr(seen, "reason", None)
         seen = reason if isinstance(reason, BaseException) else seen.__cause__
     return False
-
-
-def regional_endpoint(region: str, settings: Settings) -> str:
-    """The public endpoint of ECS in `region`, from the partition rules that botocore ships."""
-    if not region:
-        raise Temporary("the region is not known: set AWS_DEFAULT_REGION")
-    # Only needed without a configured endpoint, and slow to import.
-    from botocore.exceptions import UnknownRegionError
-    from botocore.loaders import Loader
-    from botocore.regions import EndpointResolver
-
-    resolver = EndpointResolver(Loader().load_data("endpoints"))
-    try:
-        partition = resolver.get_partition_for_region(region)
-    except UnknownRegionError:
-        raise Temporary(f"{region!r} is not the name of an AWS region: check AWS_DEFAULT_REGION") from None
-    suffix = resolver.get_partition_dns_suffix(
-        partition, endpoint_variant_tags=["dualstack"] if settings.use_dual_stack else None
-    )
-    return f"https://{'ecs-fips' if settings.use_fips else 'ecs'}.{region}.{suffix}"
 
 
 def submit_delay(number: int) -> float:

@@ -18,15 +18,12 @@ from dataclasses import dataclass
 log = logging.getLogger(__name__)
 
 PROGRAM_SECONDS = 10.0
-MANAGED_AGENTS = "/managed-agents/execute-command"
+# Where the packages put ECS Exec's files, and where an agent in a container, or the image of the reference, has them.
+EXEC_ROOT, EXEC_INNER_ROOT = "/var/lib/ecs/deps/execute-command", "/managed-agents/execute-command"
 EXEC_FILES = ("amazon-ssm-agent", "ssm-agent-worker", "ssm-session-worker")
 VERSION_DIRECTORY = re.compile(r"^\d+(\.\d+)*$")
-SERVICE_CONNECT_IMAGE = "/managed-agents/serviceconnect/ecs-service-connect-agent.interface-v1.tar"
 EBS_DRIVER_IMAGE = "/var/lib/ecs/deps/daemons/ebs-csi-driver/ebs-csi-driver.tar"
 GPU_FILE = "/var/lib/ecs/gpu/nvidia-gpu-info.json"
-APP_MESH_PLUGIN, BRANCH_PLUGIN = "aws-appmesh", "vpc-branch-eni"
-PLUGINS = ("vpc-eni", "ecs-bridge", "ecs-ipam", APP_MESH_PLUGIN)
-TASK_NETWORKING = "awsvpc-network-mode"
 INFERENCE_FLAGS = {"avx", "avx2", "sse4_1", "sse4_2"}
 
 
@@ -50,17 +47,10 @@ class HostFacts:
     fault_injection: bool = False
     gpus: Gpus | None = None
     architecture: str = ""
-    cni_version: str | None = None  # of vpc-eni, None when it cannot be asked
-    branch_cni_version: str | None = None
-    cni_fault: str = ""  # what keeps tasks from having network interfaces of their own
-
-    def offers_task_networking(self, asked_for: bool) -> bool:
-        """Task networking is on and everything that it needs is here."""
-        return asked_for and not self.cni_fault
 
 
-def gather(ipv6_only: bool, gpu_support: bool, cni_directory: str, trunking: bool = False) -> HostFacts:
-    """Read everything. `cni_directory` is "" when task networking is off."""
+def gather(ipv6_only: bool, gpu_support: bool) -> HostFacts:
+    """Read everything."""
     return HostFacts(
         cpus=len(os.sched_getaffinity(0)),
         memory_mib=memory_mib(),
@@ -70,9 +60,6 @@ def gather(ipv6_only: bool, gpu_support: bool, cni_directory: str, trunking: boo
         fault_injection=can_inject_faults(ipv6_only),
         gpus=gpus() if gpu_support else None,
         architecture=os.uname().machine,
-        cni_version=cni_version(cni_directory) if cni_directory else None,
-        branch_cni_version=cni_version(cni_directory, BRANCH_PLUGIN) if cni_directory and trunking else None,
-        cni_fault=cni_fault(cni_directory, trunking) if cni_directory else "",
     )
 
 
@@ -102,8 +89,15 @@ def _lines(path: str) -> Iterator[str]:
         log.warning("%s cannot be read: %s", path, error)
 
 
-def has_exec_agent(root: str = MANAGED_AGENTS) -> bool:
+def exec_root() -> str:
+    """Where the engine takes ECS Exec's files from (spec 09 §8.4): the host's place unless only the other is there."""
+    inside = os.path.exists("/.dockerenv") or (os.path.isdir(EXEC_INNER_ROOT) and not os.path.isdir(EXEC_ROOT))
+    return EXEC_INNER_ROOT if inside else EXEC_ROOT
+
+
+def has_exec_agent(root: str = "") -> bool:
     """True when ECS Exec's parts are installed: directories, certificate, and one complete version."""
+    root = root or exec_root()
     wanted = [f"{root}/{name}" for name in ("bin", "config", "certs", "certs/tls-ca-bundle.pem")]
     if not all(os.path.exists(path) for path in wanted):
         return False
@@ -146,30 +140,6 @@ def default_device(route_v4: str = "/proc/net/route", route_v6: str = "/proc/net
         for fields in (line.split() for line in _lines(route_v6)):
             if len(fields) > 9 and fields[0] == "0" * 32 and fields[1] == "00" and fields[4] != "0" * 32:
                 return fields[9]
-    return ""
-
-
-def cni_version(folder: str, plugin: str = "vpc-eni") -> str | None:
-    """ "[@]<hash>-<version>" of a CNI plugin, None when it cannot be asked."""
-    output = _output([os.path.join(folder, plugin), "--version"])
-    try:
-        value = json.loads(output or "")
-        return f"{'@' if value.get('dirty') else ''}{value['gitShortHash']}-{value['version']}"
-    except (ValueError, KeyError, AttributeError):
-        return None
-
-
-def cni_fault(folder: str, trunking: bool) -> str:
-    """What is wrong with the CNI plugins that task networking needs, "" when nothing is (spec 04 §5)."""
-    for plugin in (*PLUGINS, *([BRANCH_PLUGIN] if trunking else ())):
-        path = os.path.join(folder, plugin)
-        output = _output([path, "--capabilities"])
-        try:
-            known = json.loads(output or "")["capabilities"]
-        except (ValueError, KeyError, TypeError):
-            return f"the CNI plugin {path} is missing or does not tell its capabilities"
-        if plugin != APP_MESH_PLUGIN and TASK_NETWORKING not in (known or ()):
-            return f"plugin '{plugin}' doesn't support the capability: {TASK_NETWORKING}"
     return ""
 
 

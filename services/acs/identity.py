@@ -30,7 +30,6 @@ class Place:
     instance_id: str = ""
     availability_zone_id: str = ""
     vpc_id: str = ""
-    subnet_id: str = ""
     outpost_arn: str = ""
 
 
@@ -41,13 +40,11 @@ def find_place(metadata: Metadata) -> Place:
     questions = {
         "instance_id": lambda: metadata.insist("instance-id"),
         "availability_zone_id": lambda: metadata.insist("placement/availability-zone-id"),
-        "network": lambda: _network(metadata),
+        "vpc_id": lambda: _vpc(metadata),
         "outpost_arn": lambda: metadata.meta("outpost-arn"),
     }
     jobs = {name: gevent.spawn(_or_empty, name, ask) for name, ask in questions.items()}
-    found = {name: job.get() for name, job in jobs.items()}
-    vpc_id, _, subnet_id = found.pop("network").partition(" ")
-    return Place(vpc_id=vpc_id, subnet_id=subnet_id, **found)
+    return Place(**{name: job.get() for name, job in jobs.items()})
 
 
 def _or_empty(name: str, ask: Callable[[], str]) -> str:
@@ -58,11 +55,8 @@ def _or_empty(name: str, ask: Callable[[], str]) -> str:
         return ""
 
 
-def _network(metadata: Metadata) -> str:
-    mac = metadata.insist("mac")
-    base = f"network/interfaces/macs/{mac}"
-    jobs = [gevent.spawn(metadata.insist, f"{base}/{name}") for name in ("vpc-id", "subnet-id")]
-    return " ".join(job.get() for job in jobs)
+def _vpc(metadata: Metadata) -> str:
+    return metadata.insist(f"network/interfaces/macs/{metadata.insist('mac')}/vpc-id")
 
 
 def identity_document(metadata: Metadata, window_seconds: float = WINDOW_SECONDS) -> tuple[str, str]:

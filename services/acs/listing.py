@@ -1,8 +1,8 @@
 """`python -m services.acs --attributes`: the capabilities as a registration would send them (spec 01 §4).
 
 Reads the engine's DockerFacts as JSON from the standard input and prints one line per capability, its name, a tab and
-its value. Needs neither Redis nor the network: what only a real start finds out (GPUs, the CNI plugins, the place of
-the instance) is not there.
+its value. Needs neither Redis nor the network: what only a real start finds out (GPUs, the place of the instance) is
+not there.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main(source: TextIO | None = None, out: TextIO | None = None) -> int:
         return 1
     config = load(os.environ)
     settings = from_config(config, routes_are_ipv6_only())
-    found = host.gather(settings.ipv6_only, gpu_support=False, cni_directory="")
+    found = host.gather(settings.ipv6_only, gpu_support=False)
     for entry in capabilities(Situation(config, settings, facts, found)):
         out.write(f"{entry['name']}\t{entry.get('value', '')}\n")
     return 0

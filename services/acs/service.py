@@ -16,10 +16,10 @@ from typing import TypeVar
 import gevent
 from msgspec.structs import replace as changed
 
-from common import keys
+from common import discovery, keys
 from common.backoff import Backoff
 from common.bus import Change
-from common.clock import SystemClock
+from common.discovery import Discovery
 from common.errors import AgentError, Temporary
 from common.logs import fields
 from common.model.agent import DockerFacts, Session
@@ -30,8 +30,7 @@ from common.version import COMMIT, VERSION
 from common.wire import ecs as wire
 from services.acs import devices, host, identity, lifecycle, tags
 from services.acs.attachments import Attachments
-from services.acs.attributes import Situation, attributes
-from services.acs.discovery import Discovery
+from services.acs.attributes import Situation, attributes, not_offered
 from services.acs.ecs import EcsClient
 from services.acs.handlers import Handlers
 from services.acs.instance import InstanceRecord, give_up_the_other
@@ -113,7 +112,6 @@ class Agent:
         self._api = EcsClient(self._settings, self._credentials)
         self._place, self._host = _result(place), _result(machine)
         self._facts = self._wait_for_docker()
-        self._find_network()
         stored = self._bus.durable.get(keys.INSTANCE, keys.INSTANCE_ID)
         first = restored(stored, self._settings, self._place.instance_id)
         if stored is not None and stored.arn != first.arn:
@@ -131,12 +129,10 @@ class Agent:
         self._start_jobs()
 
     def _look_around(self) -> host.HostFacts:
-        settings = self._settings
-        cni = settings.cni_directory if settings.task_eni else ""
-        gpu = bool(self._context.config["ECS_ENABLE_GPU_SUPPORT"])
-        found = host.gather(settings.ipv6_only, gpu, cni, settings.trunking)
-        if found.cni_fault:
-            log.warning("tasks with network interfaces of their own are not offered: %s", found.cni_fault)
+        config = self._context.config
+        found = host.gather(self._settings.ipv6_only, bool(config["ECS_ENABLE_GPU_SUPPORT"]))
+        for sentence in not_offered(config, found):
+            log.warning("%s", sentence)
         return found
 
     def _identity(self) -> tuple[str, str]:
@@ -170,22 +166,12 @@ class Agent:
             if not self._wait(delay):
                 raise Temporary("the process is to stop")
 
-    def _find_network(self) -> None:
-        """Tasks with interfaces of their own cannot be offered without the VPC and subnet of this instance."""
-        backoff = Backoff(1.0, 60.0)
-        while self._host.offers_task_networking(self._settings.task_eni) and not self._place.subnet_id:
-            self._context.not_ready("ECS_ENABLE_TASK_ENI is on, but metadata does not tell the VPC and the subnet")
-            if not self._wait(backoff.delay()):
-                raise Temporary("the process is to stop")
-            self._place = identity.find_place(self._metadata)
-
     def _devices(self) -> devices.Presence:
         return devices.presence(self._settings.task_eni, self._settings.task_volumes)
 
     def _offer(self, new: bool) -> Offer:
         situation = Situation(
-            self._context.config, self._settings, self._facts, self._host, self._place.vpc_id, self._place.subnet_id,
-            self._place.outpost_arn,
+            self._context.config, self._settings, self._facts, self._host, self._place.outpost_arn
         )  # fmt: skip
         memory = self._host.memory_mib - self._settings.reserved_memory_mib
         if memory < 0:
@@ -229,12 +215,12 @@ class Agent:
         self._attachments.report = self._submission.attach
         self._attachments.restore()
         handlers = Handlers(self._bus, self._roles, self._record, self._submission.reject, self._attachments)
-        discovery = Discovery(
-            self._api, cluster, arn, SystemClock(), self._settings.acs_endpoint, self._record.current.acs_endpoint,
-            lambda endpoint: gevent.spawn(self._keep_endpoint, endpoint),
+        finder = Discovery(
+            discovery.ACS, self._api.call, lambda: (cluster, arn), fixed=self._settings.acs_endpoint,
+            known=self._record.current.acs_endpoint, keep=lambda found: gevent.spawn(self._keep_endpoint, found),
         )  # fmt: skip
         self._session = AcsSession(
-            self._settings, self._credentials, discovery, arn, self._facts.server_version, handlers, self._announce,
+            self._settings, self._credentials, finder, arn, self._facts.server_version, handlers, self._announce,
             self._context.stopping, self._api.now, TIMINGS, self._heard,
         )  # fmt: skip
         jobs: list[Callable[[], None]] = [

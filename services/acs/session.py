@@ -21,13 +21,13 @@ import gevent
 import gevent.event
 
 from common.backoff import Backoff
+from common.discovery import Discovery
 from common.errors import AgentError
 from common.own_keys import OwnCredentials
 from common.session import USER_AGENT, sign, tls_context
 from common.version import COMMIT, VERSION
 from common.wire import acs
 from services.acs.channel import NO_CLOSE_FRAME, Channel, ChannelEnded, dial
-from services.acs.discovery import Discovery
 from services.acs.settings import Settings
 
 log = logging.getLogger(__name__)

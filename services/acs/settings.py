@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from common import discovery
+from common.discovery import configured, configured_api, with_scheme
 from common.trust import verification
-from common.version import COMMIT, VERSION
 from common.wire.ecs import BindingRules
 
 DUAL_STACK_ONLY = "ipv6"
@@ -49,9 +50,7 @@ class Settings:
     warm_pools: bool = False
     updates_enabled: bool = False
     task_eni: bool = False
-    trunking: bool = False
     task_volumes: bool = False  # EBS volumes of tasks
-    cni_directory: str = ""
     bindings: BindingRules = field(default_factory=BindingRules)
     docker_socket: str = "/var/run/docker.sock"
 
@@ -63,8 +62,7 @@ class Settings:
     @property
     def user_agent(self) -> str:
         """Of the ECS API calls (spec 01 §8.1)."""
-        system = f"linux; {self.os_family}" if self.os_family else "linux"
-        return f"Amazon ECS Agent - v{VERSION} ({COMMIT}) ({system}) (+http://aws.amazon.com/ecs/)"
+        return discovery.user_agent(self.os_family)
 
 
 def from_config(config: Mapping[str, Any], ipv6_only: bool) -> Settings:
@@ -75,9 +73,9 @@ def from_config(config: Mapping[str, Any], ipv6_only: bool) -> Settings:
     return Settings(
         cluster=config["ECS_CLUSTER"],
         region=config["AWS_DEFAULT_REGION"],
-        backend_host=_with_scheme(_endpoint(config)),
-        ec2_endpoint=_with_scheme(_configured(config, "AWS_ENDPOINT_URL_EC2", "AWS_ENDPOINT_URL")),
-        acs_endpoint=_with_scheme(config["ECS_ACS_ENDPOINT"]),
+        backend_host=configured_api(config),
+        ec2_endpoint=configured(config, "AWS_ENDPOINT_URL_EC2", "AWS_ENDPOINT_URL"),
+        acs_endpoint=with_scheme(config["ECS_ACS_ENDPOINT"]),
         external=bool(config["ECS_EXTERNAL"]),
         no_identity_document=bool(config["NoIID"] or config["ECS_EXTERNAL"]),
         verify=verification(config["AWS_CA_BUNDLE"]),
@@ -99,32 +97,12 @@ def from_config(config: Mapping[str, Any], ipv6_only: bool) -> Settings:
         warm_pools=bool(config["ECS_WARM_POOLS_CHECK"]),
         updates_enabled=bool(config["ECS_UPDATES_ENABLED"]),
         task_eni=bool(config["ECS_ENABLE_TASK_ENI"]),
-        trunking=bool(config["ECS_ENABLE_HIGH_DENSITY_ENI"]),
         task_volumes=bool(config["ECS_EBSTA_SUPPORTED"]),
-        cni_directory=config["ECS_CNI_PLUGINS_PATH"],
         bindings=BindingRules(
             exclude_ipv6=(not ipv6_only) if exclude_ipv6 is None else bool(exclude_ipv6), exclude_ipv4=ipv6_only
         ),
         docker_socket=re.sub(r"^unix://", "", config["DOCKER_HOST"]) or "/var/run/docker.sock",
     )
-
-
-def _endpoint(config: Mapping[str, Any]) -> str:
-    if config["ECS_LOCAL_CONTROL_PLANE"] and not config["ECS_BACKEND_HOST"]:
-        return f"http://127.0.0.1:{config['ECS_LOCAL_PORT']}"
-    return _configured(config, "ECS_BACKEND_HOST", "AWS_ENDPOINT_URL_ECS", "AWS_ENDPOINT_URL")
-
-
-def _configured(config: Mapping[str, Any], *names: str) -> str:
-    """The first of these endpoints that is set, unless all of them shall be ignored (spec 01 §8.2)."""
-    if config["AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"]:
-        return ""
-    return next((str(config[name]) for name in names if config[name]), "")
-
-
-def _with_scheme(url: str) -> str:
-    url = re.sub(r"^ws(s?)://", r"http\1://", url)
-    return url if not url or re.match(r"https?://", url) else f"https://{url}"
 
 
 def routes_are_ipv6_only(route_v4: str = "/proc/net/route", route_v6: str = "/proc/net/ipv6_route") -> bool:

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
 from urllib.parse import urlencode, urlsplit
 from xml.etree import ElementTree
 
 import gevent
 import urllib3
 
+from common.discovery import regional
 from common.errors import Temporary
 from common.own_keys import OwnCredentials
 from common.proxy import proxy_for
 from common.session import DEFAULT_PORTS, host_of, sign, tls_context
-from services.acs.ecs import pool_through, regional_endpoint
+from services.acs.ecs import pool_through
 from services.acs.settings import Settings
 from services.acs.words import explain
 
@@ -33,8 +33,8 @@ def instance_tags(settings: Settings, credentials: OwnCredentials, instance_id: 
     if not instance_id:
         raise Temporary("the tags of the instance cannot be asked for: its id is not known")
     # Dual-stack only where there is no IPv4, whatever AWS_USE_DUALSTACK_ENDPOINT says (spec 01 §8.2).
-    regional = regional_endpoint(settings.region, replace(settings, use_dual_stack=settings.ipv6_only))
-    url = (settings.ec2_endpoint or regional.replace("//ecs", "//ec2", 1)).rstrip("/") + "/"
+    public = regional("ec2", settings.region, settings.use_fips, dual_stack=settings.ipv6_only)
+    url = (settings.ec2_endpoint or public).rstrip("/") + "/"
     body = urlencode(
         {
             "Action": "DescribeTags",

@@ -134,7 +134,7 @@ def of_config(config: Mapping[str, Any]) -> Audit:
     file = RollingFile(
         str(config["ECS_AUDIT_LOGFILE"] or "/log/audit.log"),
         rollover="size" if str(config["ECS_LOG_ROLLOVER_TYPE"] or "size") == "size" else "hourly",
-        max_bytes=int(float(config["ECS_LOG_MAX_FILE_SIZE_MB"])) * 1_000_000,
+        max_bytes=int(float(config["ECS_LOG_MAX_FILE_SIZE_MB"]) * 1_000_000),
         keep=int(config["ECS_LOG_MAX_ROLL_COUNT"]),
     )
     return Audit([_told_once(file), to_stdout])

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from docker import APIClient
 from msgspec.structs import replace
@@ -25,7 +25,6 @@ from common.logs import fields
 from common.model.agent import ImageReference
 from common.model.messages import ImageRemoved
 from common.model.task import Task
-from common.stub import StubBus
 from services.images.core import plan
 from services.images.core.arrivals import Arrivals
 from services.images.core.plan import Limits, UntrackedImage
@@ -33,6 +32,9 @@ from services.images.core.space import Gone
 from services.images.daemon import FAULTS, Daemon, docker_clients
 
 __all__ = ["Cycle", "docker_clients", "limits_of"]
+
+if TYPE_CHECKING:
+    from common.stub import StubBus
 
 log = logging.getLogger(__name__)
 

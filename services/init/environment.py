@@ -12,16 +12,14 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from common.config.declarations import installed_defaults
+from common.host_paths import host_path
 
 INSTANCE_FILE = "/var/lib/ecs/ecs.config"
 USER_FILE = "/etc/ecs/ecs.config"
 RUN_DIRECTORY = "/run/ecs-init"
 GPU = "ECS_ENABLE_GPU_SUPPORT"
 
-DEFAULTS: dict[str, str] = {  # spec 09 §8.3, column "for host processes"
-    **installed_defaults(),
-    "ECS_AUDIT_LOGFILE": "/var/log/ecs/audit.log",
-}
+DEFAULTS: dict[str, str] = installed_defaults()  # spec 09 §8.3, column "for host processes"
 SWITCHES = (  # what only ecs-init reads: as systemd reads the files, not literally (spec 09 §4.1)
     "ECS_SKIP_LOCALHOST_TRAFFIC_FILTER", "ECS_ALLOW_OFFHOST_INTROSPECTION_ACCESS",
 )  # fmt: skip
@@ -29,14 +27,6 @@ WITHOUT_EFFECT = (  # settings of the agent container, which this edition does n
     "ECS_AGENT_LABELS", "ECS_AGENT_RUN_PRIVILEGED", "ECS_AGENT_PID_NAMESPACE_HOST", "ECS_LOG_OPTS",
     "ECS_INIT_DOCKER_LOG_FILE_SIZE", "ECS_INIT_DOCKER_LOG_FILE_NUM",
 )  # fmt: skip
-_CONTAINER_PATHS = {  # spec 09 §8.4
-    "/log": "/var/log/ecs",
-    "/data": "/var/lib/ecs/data",
-    "/host/proc": "/proc",
-    "/host/sbin": "/sbin",
-    "/managed-agents": "/var/lib/ecs/deps",
-    "/rotatingcreds": "/root/.aws",
-}
 _PATH_OPTIONS = (
     "ECS_LOGFILE", "ECS_AUDIT_LOGFILE", "ECS_DATADIR", "ECS_AGENT_CONFIG_FILE_PATH", "AWS_SHARED_CREDENTIALS_FILE",
 )  # fmt: skip
@@ -129,11 +119,3 @@ def _forced(result: dict[str, str], environ: Mapping[str, str], files: Mapping[s
     if without:
         notes.append(f"without effect, since there is no agent container: {', '.join(without)}")
     return notes
-
-
-def host_path(path: str) -> str:
-    """A path inside the reference's agent container, as older configuration files have it, on the host."""
-    for inside, outside in _CONTAINER_PATHS.items():
-        if path.rstrip("/") == inside or path.startswith(f"{inside}/"):
-            return outside + path.removeprefix(inside).rstrip("/")
-    return path

@@ -7,6 +7,7 @@ document goes.
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -14,8 +15,10 @@ from common.bus import Change, Store
 from common.errors import Temporary
 from common.keys import RESTARTS
 from common.model.agent import Restarted
-from common.stub import StubStore
 from services.telemetry.core.dockerstats import DockerStats, from_docker, render
+
+if TYPE_CHECKING:
+    from common.stub import StubStore
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import time
 import gevent
 import gevent.event
 
-from common import logs
+from common import discovery, logs
 from common.bus import RESET, Change, FeedItem
 from common.errors import Temporary
 from common.keys import FACTS, FACTS_ID, INSTANCE, INSTANCE_ID, SESSION, TASK
@@ -23,11 +23,11 @@ from common.model.task import Task
 from common.own_keys import OwnCredentials
 from common.process import Context
 from common.proxy import default_no_proxy
-from services.telemetry import discovery
 from services.telemetry.core.book import Book
 from services.telemetry.core.doctor import RuntimeCheck
 from services.telemetry.core.requests import Sender
 from services.telemetry.core.samples import queue_length
+from services.telemetry.discovery import Caller, settings
 from services.telemetry.dockerd import Daemon
 from services.telemetry.files import Host, this_host
 from services.telemetry.mailbox import Mailbox
@@ -38,6 +38,7 @@ from services.telemetry.session import Outlet, Session, Timers
 from services.telemetry.snapshots import Snapshots
 
 LISTEN_SECONDS = 5.0  # longest wait for something new in the volatile Redis
+FOLLOW_PAUSE_SECONDS = 0.1  # a task that starts changes six times within moments; one look at the last one will do
 DEFAULT_INTERVAL_SECONDS = 10.0
 ACS, TCS = "acs", "tcs"  # ids of the session documents
 
@@ -79,6 +80,7 @@ class Service:
         self._instance, self._facts = Instance(), DockerFacts()
         self._registered, self._loaded = gevent.event.Event(), gevent.event.Event()
         self._heartbeat_at = 0.0
+        self._acs_revision: int | None = None  # of the last document about the ACS session, None before the first look
         self._session_revision = 0
         self._session_told: tuple[bool, str, float] | None = None
         if config["ECS_DISABLE_METRICS"] and config["ECS_DISABLE_DOCKER_HEALTH_CHECK"]:
@@ -108,6 +110,7 @@ class Service:
                 items = feed.read(1.0 if not self._loaded.is_set() else 5.0)
                 for item in dict.fromkeys(items):  # a document that changed five times is read once
                     self._apply(item)
+                self._context.stopping.wait(FOLLOW_PAUSE_SECONDS)
             except Temporary as error:
                 self._log.debug("documents are not read: %s", error)
 
@@ -161,12 +164,16 @@ class Service:
         self._context.ready()
         region = self._instance.region or config["AWS_DEFAULT_REGION"]
         keys = OwnCredentials(bool(config["ECS_EXTERNAL"]), config["ECS_ALTERNATE_CREDENTIAL_PROFILE"] or "default")
-        chosen = discovery.settings(config, region, config["ECS_INSTANCE_IP_COMPATIBILITY"] == "ipv6")
-        finder = discovery.Discovery(chosen, keys)
+        chosen = settings(config, region, config["ECS_INSTANCE_IP_COMPATIBILITY"] == "ipv6")
+        finder = discovery.Discovery(
+            discovery.TCS, Caller(chosen, keys).call, lambda: (self._sender().cluster, self._instance.arn),
+            fixed=chosen.override,
+        )  # fmt: skip
         check = RuntimeCheck(time.time())
         outlet = Outlet(
             sender=self._sender,
-            endpoint=lambda: finder.endpoint(self._sender().cluster, self._instance.arn),
+            endpoint=finder.endpoint,
+            connected=finder.connected,
             keys=keys.keys,
             region=region,
             docker_version=lambda: self._facts.server_version,
@@ -177,7 +184,7 @@ class Service:
         runners: list[gevent.Greenlet[..., object]] = [
             gevent.spawn(publisher.run, stopping),
             gevent.spawn(session.run, stopping),
-            gevent.spawn(self._listen, check),
+            gevent.spawn(self._listen, check, session),
         ]
         gevent.joinall(runners)
 
@@ -200,8 +207,8 @@ class Service:
         except Temporary as error:
             self._log.debug("the state of the telemetry session is not published: %s", error)
 
-    def _listen(self, check: RuntimeCheck) -> None:
-        """Run the check of the container runtime at each heartbeat of the control plane; notice a new Redis."""
+    def _listen(self, check: RuntimeCheck, session: Session) -> None:
+        """Follow the ACS session, notice a new Redis."""
         feed, known = self._volatile.feed(), False
         while not self._context.stopping.is_set():
             try:
@@ -213,12 +220,20 @@ class Service:
                         self._save_session()
                     known = True
                 if any(item == RESET or (item.kind, item.id) == (SESSION.name, ACS) for item in items):
-                    self._heard(check, self._volatile.get(SESSION, ACS, 2.0))
+                    self._heard(check, session, self._volatile.get(SESSION, ACS, 2.0))
             except Temporary as error:
                 self._log.debug("Redis is not listened to: %s", error)
 
-    def _heard(self, check: RuntimeCheck, session: SessionDocument | None) -> None:
-        beat = session.heartbeat_at if session else 0.0
+    def _heard(self, check: RuntimeCheck, session: Session, acs: SessionDocument | None) -> None:
+        """Check the container runtime at each heartbeat of ACS; drop the session when ECS deregistered the instance.
+
+        ACS is asked again every hour, and each time that it says so is news (spec 02 §3.4). What was said before this
+        process listened is none: there was no session to drop.
+        """
+        if acs is not None and acs.inactive and self._acs_revision not in (None, acs.revision):
+            session.drop("ECS says that this container instance was deregistered")
+        self._acs_revision = acs.revision if acs is not None else self._acs_revision or 0
+        beat = acs.heartbeat_at if acs else 0.0
         if beat and beat != self._heartbeat_at:
             self._heartbeat_at = beat
             gevent.spawn(self._check, check)

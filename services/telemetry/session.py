@@ -6,7 +6,8 @@ a timer runs out the session sends a close frame and from then on takes nothing 
 there for the next connection.
 
 At most one connection exists at a time. A session that ended the way servers end them is followed by the next at once;
-twice in a row within ten seconds, after a second: a server that accepts and hangs up is not hammered.
+twice in a row within ten seconds, after a second: a server that accepts and hangs up is not hammered. When ECS has
+deregistered the instance the socket is closed directly, and the next connection follows with back-off (spec 07 §12.6).
 """
 
 from __future__ import annotations
@@ -105,6 +106,7 @@ class Outlet:
     region: str
     docker_version: Callable[[], str]
     verify: bool | str = True
+    connected: Callable[[bool], None] = lambda success: None
 
 
 def url_of(endpoint: str, sender: Sender, docker_version: str) -> str:
@@ -171,6 +173,7 @@ class Session:
         self._backoff = Backoff(1.0, 60.0, 2.0, 0.2)
         self._heartbeat: gevent.Greenlet | None = None
         self._channel: Channel | None = None
+        self._dropped = ""
 
     def run(self, stopping: gevent.event.Event) -> None:
         """Connect, serve, reconnect until `stopping`; then the socket is closed directly."""
@@ -195,6 +198,12 @@ class Session:
             stopping.wait(delay)
         watch.kill(block=False)
 
+    def drop(self, reason: str) -> None:
+        """Close the socket directly, if there is one; the session goes on with back-off."""
+        if self._channel is not None:
+            self._dropped = reason
+            self._channel.abort()
+
     def _abort_at(self, stopping: gevent.event.Event) -> None:
         stopping.wait()
         if self._channel is not None:
@@ -203,21 +212,30 @@ class Session:
     def _serve_once(self) -> Temporary:
         """One session; returns why it ended."""
         try:
-            sender = self._outlet.sender()
-            url = url_of(self._outlet.endpoint(), sender, self._outlet.docker_version())
-            channel = open_channel(url, self._outlet.region, self._outlet.keys(), self._outlet.verify)
+            channel, url = self._connect()
         except Refused as refused:
             return Temporary(explain(refused))
         except Temporary as error:
             return error
         log.info("the telemetry session is open (%s)", host_of(url))
-        self._channel = channel
+        self._channel, self._dropped = channel, ""
         self._changed(True, "")
         try:
-            return self._serve(channel, url)
+            ended = self._serve(channel, url)
+            return Temporary(self._dropped) if self._dropped else ended
         finally:
             self._channel = None
             channel.abort()
+
+    def _connect(self) -> tuple[Channel, str]:
+        connected = False
+        try:
+            url = url_of(self._outlet.endpoint(), self._outlet.sender(), self._outlet.docker_version())
+            channel = open_channel(url, self._outlet.region, self._outlet.keys(), self._outlet.verify)
+            connected = True
+            return channel, url
+        finally:
+            self._outlet.connected(connected)
 
     def _serve(self, channel: Channel, url: str) -> Temporary:
         timers = self._timers

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 import time
+from typing import TYPE_CHECKING
 
 import gevent
 import redis
@@ -26,11 +27,13 @@ from common.bus import Change, Store, encode
 from common.errors import Temporary
 from common.keys import STATS
 from common.model.agent import ContainerStats, TaskStats
-from common.stub import StubStore
 from services.telemetry.core.book import Book, TaskEntry, Watched
 from services.telemetry.core.dockerstats import Rates, render
 from services.telemetry.core.metrics import usable_rates
 from services.telemetry.sampler import Sampler
+
+if TYPE_CHECKING:
+    from common.stub import StubStore
 
 log = logging.getLogger(__name__)
 

@@ -31,7 +31,6 @@ TEXT, CLOSE, PING, PONG = 1, 8, 9, 10
 METADATA = {
     "meta-data/mac": MAC,
     "meta-data/instance-id": "i-0123456789abcdef0",
-    f"meta-data/network/interfaces/macs/{MAC}/subnet-id": "subnet-0abc",
     f"meta-data/network/interfaces/macs/{MAC}/vpc-id": "vpc-0abc",
     "meta-data/placement/availability-zone-id": "usw2-az1",
     "meta-data/placement/region": REGION,

@@ -133,7 +133,8 @@ CAPABILITIES = (
     Option(
         "ECS_EBSTA_SUPPORTED", BOOL, "true", installed="true", json="EBSTASupportEnabled", windows="not used",
         used_by="acs, engine",
-        doc="EBS volumes attached to tasks. `EBSTASupportEnabled: true` in the JSON file beats `false` here.",
+        doc="EBS volumes attached to tasks, which this agent neither offers nor mounts. `EBSTASupportEnabled: true` in "
+            "the JSON file beats `false` here.",
     ),
     Option(
         "ECS_VOLUME_PLUGIN_CAPABILITIES", STRINGS, "[]", json="VolumePluginCapabilities", installed='["efsAuth"]',
@@ -154,8 +155,8 @@ CAPABILITIES = (
 GMSA = (
     Option(
         "ECS_GMSA_SUPPORTED", BOOL, windows="true", used_by="acs, engine, init",
-        doc="Group managed service accounts. The capabilities also need the credentials fetcher, and either a "
-            "domain-joined instance or a secret for domainless use.",
+        doc="Group managed service accounts, which this agent neither offers nor runs: a warning says so where the "
+            "credentials fetcher and either a domain-joined instance or a secret for domainless use are there.",
     ),
     Option(
         "CREDENTIALS_FETCHER_SECRET_NAME_FOR_DOMAINLESS_GMSA", STRING, windows="not used", used_by="acs",

@@ -68,7 +68,8 @@ FILE_KEYS = (
     ),
     Option(
         "PauseContainerTarballPath", STRING, "/images/amazon-ecs-pause.tar", json="PauseContainerTarballPath",
-        used_by="engine", doc="Archive of the pause image, loaded at start.",
+        used_by="engine",
+        doc="Archive of the pause image, loaded at start. `/images` means `/usr/share/ecs-init/images`.",
     ),
     Option(
         "PauseContainerImageName", STRING, "amazon/amazon-ecs-pause", json="PauseContainerImageName", used_by="engine",
@@ -81,7 +82,7 @@ FILE_KEYS = (
     ),
     Option(
         "RuntimeStatsLogFile", STRING, "/log/agent-runtime-stats.log", json="RuntimeStatsLogFile", used_by="endpoint",
-        doc="File of the runtime statistics.",
+        doc="File of the runtime statistics. On a host without a directory `/log`, `/log` means `/var/log/ecs`.",
     ),
     Option(
         "CSIDriverSocketPath", STRING, "/var/run/ecs/ebs-csi-driver/csi-driver.sock", json="CSIDriverSocketPath",

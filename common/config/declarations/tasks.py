@@ -7,11 +7,12 @@ NETWORK = (
     Option(
         "ECS_ENABLE_TASK_ENI", SWITCH, json="TaskENIEnabled", installed="true", windows="not used",
         used_by="acs, engine",
-        doc="Network mode `awsvpc`. The service switches it off in external mode.",
+        doc="Network mode `awsvpc`, which this agent neither offers nor runs: a warning says so. The service switches "
+            "it off in external mode.",
     ),
     Option(
         "ECS_ENABLE_HIGH_DENSITY_ENI", SWITCH_ON, json="ENITrunkingEnabled", windows="not used",
-        default_text="`true` with `ECS_ENABLE_TASK_ENI`, else `false`", used_by="acs, engine",
+        default_text="`true` with `ECS_ENABLE_TASK_ENI`, else `false`", used_by="engine",
         doc="Trunk interfaces for more tasks with an interface of their own. Read only when task ENIs are on; "
             "the JSON key counts only when they are off.",
     ),
@@ -20,7 +21,7 @@ NETWORK = (
         json="CNIPluginsPath", used_by="engine", doc="Directory of CNI plugins.",
     ),
     Option(
-        "ECS_AWSVPC_BLOCK_IMDS", SWITCH, json="AWSVPCBlockInstanceMetdata", windows="not used", used_by="acs, engine",
+        "ECS_AWSVPC_BLOCK_IMDS", SWITCH, json="AWSVPCBlockInstanceMetdata", windows="not used", used_by="engine",
         doc="Keep tasks in network mode `awsvpc` from the instance metadata service. (The key in the JSON "
             "file is really spelled `Metdata`.)",
     ),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from common.config import Config
+from common.host_paths import host_path
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def from_config(config: Config) -> Settings:
         create_seconds=config["ECS_CONTAINER_CREATE_TIMEOUT"],
         start_seconds=config["ECS_CONTAINER_START_TIMEOUT"],
         stop_seconds=config["ECS_CONTAINER_STOP_TIMEOUT"],
-        pause_tarball=config["PauseContainerTarballPath"] or "",
+        pause_tarball=host_path(config["PauseContainerTarballPath"] or ""),
         task_network_interfaces=config.enabled("ECS_ENABLE_TASK_ENI"),
         registry_auth_type=config["ECS_ENGINE_AUTH_TYPE"],
         registry_auth_data=config["ECS_ENGINE_AUTH_DATA"] or "",

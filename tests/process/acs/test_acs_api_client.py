@@ -17,7 +17,7 @@ from common.errors import Temporary
 from common.own_keys import OwnCredentials
 from common.session import Keys as SigningKeys
 from services.acs import ecs as ecs_module
-from services.acs.ecs import ApiError, EcsClient, regional_endpoint
+from services.acs.ecs import ApiError, EcsClient
 from services.acs.identity import find_place, identity_document
 from services.acs.metadata import Metadata, MetadataError
 from services.acs.settings import Settings
@@ -133,27 +133,6 @@ def test_a_wrong_clock_is_corrected_by_the_server_s():
     server.stop()
 
 
-@pytest.mark.parametrize(
-    ("region", "changes", "url"),
-    [
-        ("us-west-2", {}, "https://ecs.us-west-2.amazonaws.com"),
-        ("cn-north-1", {}, "https://ecs.cn-north-1.amazonaws.com.cn"),
-        ("us-west-2", {"use_dual_stack": True}, "https://ecs.us-west-2.api.aws"),
-        ("us-gov-west-1", {"use_fips": True}, "https://ecs-fips.us-gov-west-1.amazonaws.com"),
-    ],
-)
-def test_the_region_s_own_endpoint(region, changes, url):
-    """When none is configured."""
-    assert regional_endpoint(region, Settings(**changes)) == url
-
-
-def test_a_region_that_is_none_is_named():
-    """The reader learns which variable to look at."""
-    for bad in ("", "nowhere"):
-        with pytest.raises(Temporary, match="AWS_DEFAULT_REGION"):
-            regional_endpoint(bad, Settings())
-
-
 # -- credentials -------------------------------------------------------------------------------
 
 
@@ -210,7 +189,7 @@ def test_the_place_of_the_instance_is_asked_for_at_once(control_plane):
     """Version 2, with a token; a value that is not there is empty."""
     metadata = Metadata({"AWS_EC2_METADATA_SERVICE_ENDPOINT": control_plane.url})
     place = find_place(metadata)
-    assert (place.instance_id, place.vpc_id, place.subnet_id) == ("i-0123456789abcdef0", "vpc-0abc", "subnet-0abc")
+    assert (place.instance_id, place.vpc_id) == ("i-0123456789abcdef0", "vpc-0abc")
     assert (place.availability_zone_id, place.outpost_arn) == ("usw2-az1", "")
     document, signature = identity_document(metadata)
     assert '"instanceId"' in document

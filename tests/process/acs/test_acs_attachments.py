@@ -57,7 +57,7 @@ def test_an_interface_is_acknowledged_when_announced_and_reported_when_there(
 ):
     """An invalid message is not acknowledged; one that comes again is, and changes nothing (cases 41 to 44)."""
     acs = start()
-    assert "tasks with network interfaces of their own are not offered" in acs.text()
+    assert acs.text().count("ECS_ENABLE_TASK_ENI is on, but this agent does not run tasks") == 1
     live = control_plane.live
     live.push("AttachTaskNetworkInterfacesMessage", announcement(control_plane, "a-0", waitTimeoutMs=0))
     for message_id in ("a-1", "a-2"):

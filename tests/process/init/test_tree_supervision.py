@@ -202,6 +202,7 @@ def test_a_program_that_cannot_be_spawned_is_tried_again(tree, eventually):
     count = len(tree.starts("acs"))
     (tree.dir / "away").rename(tree.dir / "acs")
     eventually(lambda: len(tree.starts("acs")) > count, seconds=10)
+    assert tree.process.poll() is None
 
 
 def test_sigusr1_reaches_the_programs_and_ends_nothing(tree, eventually):

@@ -43,6 +43,30 @@ def test_a_fresh_instance_says_at_once_that_it_is_idle(tree: Tree, eventually: E
     assert tree.stop() == 0
 
 
+def test_each_word_of_a_deregistration_drops_the_session_once(tree: Tree, eventually: Eventually):
+    """`acs` says so at each hourly attempt; the same word, read again, is no news (spec 02 §3.4)."""
+
+    def announce(revision: int) -> None:
+        gone = Session(revision=revision, inactive=True, reason="InactiveInstanceException: gone")
+        tree.bus.volatile.commit(Change().save(SESSION, "acs", gone))
+
+    def drops() -> int:
+        return tree.log.read_bytes().count(b"was deregistered; the next attempt")
+
+    announce(5)
+    tree.register()
+    tree.start()
+    eventually(lambda: getattr(tree.bus.volatile.get(SESSION, "tcs"), "connected", False))
+    assert drops() == 0, "what was said before this process lived is no news"
+    announce(6)
+    eventually(lambda: drops() == 1)
+    eventually(lambda: len(tree.server.connections) == 2)
+    announce(7)
+    eventually(lambda: drops() == 2)
+    eventually(lambda: len(tree.server.connections) == 3, seconds=5)
+    assert tree.stop() == 0
+
+
 def test_a_running_task_is_measured_reported_and_forgotten(
     tree: Tree, containers: Containers, daemon, eventually: Eventually
 ):

@@ -80,6 +80,20 @@ def test_the_upgrade_request_and_a_frame_look_like_the_references(tcs, client, e
     ]  # fmt: skip
 
 
+def test_a_deregistered_instance_drops_its_connection_and_comes_back_with_back_off(tcs, client, eventually: Eventually):
+    """The socket ends without a close frame, and the next one follows after a second (spec 07 §12.5, §12.6)."""
+    one = client()
+    one.session.drop("no connection, nothing to drop")
+    eventually(lambda: one.changes == [(True, "")])
+    one.session.drop("deregistered")
+    eventually(lambda: (False, "deregistered") in one.changes)
+    dropped = time.monotonic()
+    assert len(tcs.connections) == 1
+    eventually(lambda: len(tcs.connections) == 2)
+    assert 0.9 < time.monotonic() - dropped < 2.0
+    eventually(lambda: one.changes[-1] == (True, ""))
+
+
 def test_a_heartbeat_is_not_answered_and_a_ping_is(tcs, client, eventually: Eventually):
     """Case 43; pings get a pong with the same payload."""
     client()

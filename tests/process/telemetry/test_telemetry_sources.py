@@ -8,6 +8,7 @@ import pytest
 from gevent import socket as gsocket
 from gevent.server import StreamServer
 
+from common.discovery import TCS, Discovery
 from common.errors import Temporary
 from common.own_keys import OwnCredentials
 from common.session import Keys
@@ -49,36 +50,23 @@ def test_the_rotating_file_is_read_again_after_a_minute(monkeypatch, tmp_path):
     assert keys.keys().access_key == "second"
 
 
-def test_the_endpoint_is_remembered_and_an_old_one_is_better_than_none(tcs: TcsServer, own_keys, monkeypatch):
-    """One call in 12 hours; afterwards a failing API does not take the endpoint away (spec 02 §1.1)."""
-    finder = discovery.Discovery(discovery.Settings("us-west-2", tcs.url), own_keys)
-    assert finder.endpoint("default", "arn:i") == tcs.url + "/tcs/"
-    assert finder.endpoint("default", "arn:i") == tcs.url + "/tcs/" and len(tcs.api_calls) == 1
-    later = time.monotonic() + discovery.CACHE_SECONDS + 1
-    monkeypatch.setattr(discovery.time, "monotonic", lambda: later)
-    assert finder.endpoint("default", "arn:i") and len(tcs.api_calls) == 2
-    later += discovery.CACHE_SECONDS + 1
-    monkeypatch.setattr(finder, "_post", lambda *_: (400, b'{"__type":"ClientException"}'))
-    assert finder.endpoint("default", "arn:i") == tcs.url + "/tcs/"
-    with pytest.raises(Temporary, match="ClientException"):
-        finder.endpoint("default", "arn:another")
+def test_the_telemetry_endpoint_comes_from_the_api(tcs: TcsServer, own_keys):
+    """One signed call, which the rules of common.discovery remember."""
+    caller = discovery.Caller(discovery.Settings("us-west-2", tcs.url), own_keys)
+    finder = Discovery(TCS, caller.call, lambda: ("default", "arn:i"))
+    assert [finder.endpoint() for _ in range(2)] == [tcs.url + "/tcs/"] * 2
+    assert len(tcs.api_calls) == 1
 
 
 def test_a_failing_api_is_asked_three_times(own_keys, monkeypatch):
-    """Server errors are tried again, an answer without the member is an error of its own."""
-    answers = [(503, b""), (500, b"{}"), (200, b'{"endpoint":"x"}')]
-    finder = discovery.Discovery(discovery.Settings("us-west-2", "http://127.0.0.1:1"), own_keys)
-    monkeypatch.setattr(finder, "_post", lambda *_: answers.pop(0))
+    """Server errors and throttling are tried again, another refusal is final."""
+    answers = [(503, b""), (400, b'{"__type":"SlowDown"}'), (400, b'{"__type":"ClientException"}'), (200, b"{}")]
+    caller = discovery.Caller(discovery.Settings("us-west-2", "http://127.0.0.1:1"), own_keys)
+    monkeypatch.setattr(caller, "_post", lambda *_: answers.pop(0))
     monkeypatch.setattr(discovery.gevent, "sleep", lambda _: None)
-    with pytest.raises(Temporary, match="no telemetry endpoint returned; nil"):
-        finder.endpoint("default", "arn:i")
-    assert answers == []
-
-
-def test_the_configured_endpoint_is_taken_without_asking(own_keys):
-    """ECS_TCS_ENDPOINT."""
-    chosen = discovery.Settings("us-west-2", "http://127.0.0.1:1", override="https://tcs")
-    assert discovery.Discovery(chosen, own_keys).endpoint("c", "i") == "https://tcs"
+    with pytest.raises(Temporary, match="ClientException"):
+        caller.call("DiscoverPollEndpoint", {})
+    assert len(answers) == 1
 
 
 @pytest.mark.parametrize("status, kept", [("200 OK", 1), ("503 No", 0)])

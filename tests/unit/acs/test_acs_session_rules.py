@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 from urllib.parse import urlsplit
 
 import gevent.event
 import pytest
 
-from common.clock import VirtualClock
 from common.errors import AgentError, Temporary
 from common.proxy import default_no_proxy, open_socket, proxy_for, proxy_login, proxy_url
 from common.session import Keys, sign
 from services.acs import session as module
 from services.acs.channel import ChannelEnded, DialError
-from services.acs.discovery import KEPT_SECONDS, Discovery
 from services.acs.session import Next, Session, endpoint_url, verdict
 from services.acs.settings import Settings
 
@@ -141,69 +138,6 @@ def test_a_deregistered_instance_waits_an_hour_and_keeps_the_back_off():
     assert script.waits[1] == 3600.0
     assert 0.375 <= script.waits[2] < 0.45
     assert (False, "InactiveInstanceException: gone") in script.told
-
-
-class Api:
-    """DiscoverPollEndpoint from a script."""
-
-    def __init__(self, *answers: Any) -> None:
-        self.answers, self.calls = list(answers), 0
-
-    def call(self, operation: str, body: Any) -> dict[str, Any]:
-        self.calls += 1
-        answer = self.answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return {"endpoint": answer} if answer else {}
-
-
-def test_the_endpoint_is_kept_for_twelve_hours_and_an_old_one_is_better_than_none():
-    """The expired answer is used, but not kept: the next look-up asks again."""
-    clock, api = VirtualClock(), Api("https://a", Temporary("down"), "https://b")
-    discovery = Discovery(api, "c", "i", clock)
-    assert [discovery.endpoint() for _ in range(3)] == ["https://a"] * 3
-    clock.advance(KEPT_SECONDS + 1)
-    assert discovery.endpoint() == "https://a"
-    assert discovery.endpoint() == "https://b"
-    assert api.calls == 3
-
-
-def test_an_answer_without_an_endpoint_is_not_kept():
-    """The reference would repeat its error for twelve hours."""
-    discovery = Discovery(Api("", "https://a"), "c", "i", VirtualClock())
-    with pytest.raises(Temporary, match="no endpoint returned; nil"):
-        discovery.endpoint()
-    assert discovery.endpoint() == "https://a"
-
-
-def test_an_endpoint_that_cannot_be_connected_to_is_asked_for_anew():
-    """After five failures in a row; a success in between counts from zero."""
-    api = Api("https://a", "https://b")
-    discovery = Discovery(api, "c", "i", VirtualClock())
-    discovery.endpoint()
-    for success in (False, False, False, False, True, False, False, False, False):
-        discovery.connected(success)
-    assert discovery.endpoint() == "https://a"
-    discovery.connected(False)
-    assert discovery.endpoint() == "https://b"
-
-
-def test_the_endpoint_of_an_earlier_process_is_used_when_the_api_fails():
-    """It is asked for all the same, and each new one is kept once."""
-    kept: list[str] = []
-    api = Api(Temporary("down"), "https://b", "https://b")
-    clock = VirtualClock()
-    discovery = Discovery(api, "c", "i", clock, known="https://a", keep=kept.append)
-    assert [discovery.endpoint() for _ in range(2)] == ["https://a", "https://b"]
-    clock.advance(KEPT_SECONDS + 1)
-    assert discovery.endpoint() == "https://b"
-    assert kept == ["https://b"]
-    assert api.calls == 3
-
-
-def test_a_configured_endpoint_is_taken_as_it_is():
-    """No call at all."""
-    assert Discovery(Api(), "c", "i", VirtualClock(), "https://fixed").endpoint() == "https://fixed"
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,10 @@ from common.model.messages import Command, ForgetEverything
 from common.model.task import Task
 from common.stub import StubStore
 from common.wire import ecs as wire
-from services.acs.attributes import Situation, attributes, extended_versions
+from services.acs import host as host_module
+from services.acs.attributes import Situation, attributes, extended_versions, not_offered
 from services.acs.ecs import ApiError
-from services.acs.host import Gpus, HostFacts, cni_fault, cni_version
+from services.acs.host import Gpus, HostFacts
 from services.acs.identity import Place
 from services.acs.instance import InstanceRecord, give_up_the_other
 from services.acs.registration import Offer, Registrar, restored
@@ -89,9 +90,6 @@ def test_a_daemon_that_speaks_only_new_versions_counts_as_speaking_the_old_ones(
     [
         ({"ECS_SELINUX_CAPABLE": "true"}, "selinux"),
         ({"ECS_APPARMOR_CAPABLE": "true"}, "apparmor"),
-        ({"ECS_ENABLE_TASK_ENI": "true"}, "task-eni"),
-        ({"ECS_ENABLE_TASK_ENI": "true"}, "task-eni.ipv6"),
-        ({"ECS_ENABLE_TASK_ENI": "true", "ECS_AWSVPC_BLOCK_IMDS": "true"}, "task-eni-block-instance-metadata"),
         ({"ECS_ENABLE_AWSLOGS_EXECUTIONROLE_OVERRIDE": "true"}, "execution-role-awslogs"),
         ({"ECS_VOLUME_PLUGIN_CAPABILITIES": '["efsAuth"]'}, "efsAuth"),
         ({"ECS_EXTERNAL": "true"}, "external"),
@@ -105,13 +103,34 @@ def test_an_option_offers_its_capability(env, name):
 
 
 def test_external_instances_do_not_offer_what_needs_ec2():
-    """Twelve capabilities disappear, the architecture appears."""
+    """Their capabilities disappear, the architecture appears."""
     s = situation(host=replace(HOST, architecture="aarch64", fault_injection=True), ECS_EXTERNAL="true")
     offered = names(s)
     assert "aws-appmesh" not in offered
     assert "fault-injection" not in offered
     assert "ipv6-only" in offered
     assert attributes(s, False)[-1] == {"name": "ecs.cpu-architecture", "value": "arm64"}
+
+
+@pytest.mark.parametrize(
+    ("host", "env", "option"),
+    [
+        (HOST, {"ECS_ENABLE_TASK_ENI": "true", "ECS_AWSVPC_BLOCK_IMDS": "true"}, "ECS_ENABLE_TASK_ENI"),
+        (replace(HOST, ebs_driver=True), {}, "ECS_EBSTA_SUPPORTED"),
+        (
+            HOST,
+            {"ECS_GMSA_SUPPORTED": "true", "ZZZ_SKIP_DOMAIN_JOIN_CHECK_NOT_SUPPORTED_IN_PRODUCTION": "true"},
+            "ECS_GMSA_SUPPORTED",
+        ),
+    ],
+)
+def test_what_the_engine_refuses_is_not_offered_and_the_option_is_named(host, env, option):
+    """ECS would place tasks here that cannot run; whoever switched it on reads why they are not."""
+    s = situation(host=host, **env)
+    assert names(s) == names(situation())
+    (sentence,) = not_offered(s.config, s.host)
+    assert sentence.startswith(option)
+    assert not_offered(situation().config, HOST) == []
 
 
 def test_plugins_and_devices_are_named():
@@ -131,6 +150,22 @@ def test_custom_attributes_go_with_a_new_instance_only():
     s = situation(ECS_INSTANCE_ATTRIBUTES='{"stack":"prod"}')
     assert attributes(s, True)[0] == {"name": "stack", "value": "prod"}
     assert {"name": "stack", "value": "prod"} not in attributes(s, False)
+
+
+@pytest.mark.parametrize(
+    ("there", "root"),
+    [
+        ((), host_module.EXEC_ROOT),
+        ((host_module.EXEC_ROOT, host_module.EXEC_INNER_ROOT), host_module.EXEC_ROOT),
+        ((host_module.EXEC_INNER_ROOT,), host_module.EXEC_INNER_ROOT),
+        (("/.dockerenv", host_module.EXEC_ROOT), host_module.EXEC_INNER_ROOT),
+    ],
+)
+def test_ecs_exec_is_looked_for_where_the_engine_takes_it_from(there, root, monkeypatch):
+    """The host's place; that of the reference's container only inside one, or when nothing else is there."""
+    monkeypatch.setattr(host_module.os.path, "isdir", lambda path: path in there)
+    monkeypatch.setattr(host_module.os.path, "exists", lambda path: path in there)
+    assert host_module.exec_root() == root
 
 
 @pytest.mark.parametrize(("value", "expected"), [(None, "LINUX"), ("", None), ("debian_11", "debian_11")])
@@ -184,51 +219,6 @@ def test_what_is_stored_of_another_machine_is_given_up():
     consumer = store.consumer(keys.COMMANDS, "engine", Command)
     assert [entry.message for entry in consumer.read(0.001)] == [ForgetEverything(reason="i-2")] * 2
     assert store.all(keys.ATTACHMENT) == {}
-
-
-def plugin(folder: Path, name: str, output: str) -> None:
-    """A CNI plugin that prints the same whatever it is asked."""
-    path = folder / name
-    path.write_text(f"#!/bin/sh\necho '{output}'\n")
-    path.chmod(0o755)
-
-
-CAPABLE = '{"capabilities":["awsvpc-network-mode"],"version":"2017.06.0","dirty":true,"gitShortHash":"226db36"}'
-
-
-def test_task_networking_is_offered_only_with_all_its_plugins(tmp_path):
-    """Tasks with interfaces of their own would fail here; the fault is named (spec 04 §5)."""
-    assert "vpc-eni is missing" in cni_fault(str(tmp_path), True)
-    for name in ("vpc-eni", "ecs-bridge", "ecs-ipam"):
-        plugin(tmp_path, name, CAPABLE)
-    plugin(tmp_path, "aws-appmesh", '{"capabilities":[]}')
-    assert cni_fault(str(tmp_path), False) == ""
-    assert "vpc-branch-eni is missing" in cni_fault(str(tmp_path), True)
-    plugin(tmp_path, "vpc-branch-eni", CAPABLE)
-    assert cni_fault(str(tmp_path), True) == ""
-    assert cni_version(str(tmp_path), "vpc-branch-eni") == "@226db36-2017.06.0"
-    plugin(tmp_path, "ecs-bridge", '{"capabilities":[]}')
-    fault = cni_fault(str(tmp_path), True)
-    assert fault == "plugin 'ecs-bridge' doesn't support the capability: awsvpc-network-mode"
-    on = {"ECS_ENABLE_TASK_ENI": "true"}
-    assert "task-eni" not in names(situation(host=replace(HOST, cni_fault=fault), **on))
-
-
-def test_versions_of_plugins_stand_in_their_places():
-    """Each after what it belongs to, and VPC and subnet with them (§6.4, §6.5)."""
-    host = replace(HOST, cni_version="a-1", branch_cni_version="b-2")
-    s = replace(situation(host=host, ECS_ENABLE_TASK_ENI="true"), vpc_id="vpc-1", subnet_id="subnet-1")
-    offered = attributes(s, True)
-    places = [a["name"] for a in offered]
-    first = places.index("ecs.capability.task-eni")
-    assert places[first : first + 5] == [
-        "ecs.capability." + name
-        for name in (
-            "task-eni", "task-eni.ipv6", "cni-plugin-version", "task-eni-trunking", "branch-cni-plugin-version",
-        )
-    ]  # fmt: skip
-    assert {"name": "ecs.capability.branch-cni-plugin-version", "value": "b-2"} in offered
-    assert offered[-5:-3] == [{"name": "ecs.vpc-id", "value": "vpc-1"}, {"name": "ecs.subnet-id", "value": "subnet-1"}]
 
 
 # -- calls -------------------------------------------------------------------------------------

@@ -62,6 +62,7 @@ def test_a_stop_that_ends_lets_the_next_begin_at_once(monkeypatch):
     with gevent.Timeout(5):
         while len(done) < crew.YOUNG_STOPS * 10:
             gevent.sleep(0)
+    assert len(hands.begun) == len(set(done)) == crew.YOUNG_STOPS * 10
 
 
 @pytest.mark.parametrize("action", [Action.CREATE, Action.INSPECT])

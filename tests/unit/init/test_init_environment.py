@@ -69,7 +69,7 @@ def test_settings_of_the_agent_container_are_named_once_as_without_effect():
 @pytest.mark.parametrize(("inside", "outside"), [
     ("/log/ecs-agent.log", "/var/log/ecs/ecs-agent.log"), ("/data", "/var/lib/ecs/data"),
     ("/data/", "/var/lib/ecs/data"), ("/data/x", "/var/lib/ecs/data/x"), ("/database", "/database"),
-    ("/var/log/mine.log", "/var/log/mine.log"), ("", ""),
+    ("/images/a.tar", "/usr/share/ecs-init/images/a.tar"), ("/var/log/mine.log", "/var/log/mine.log"), ("", ""),
 ])  # fmt: skip
 def test_container_paths_of_older_files_become_host_paths(inside, outside):
     """Case 79."""

@@ -11,7 +11,6 @@ from common.errors import Temporary
 from common.proxy import proxy_for
 from common.session import Keys, Refused, host_of, service_url, sign
 from services.telemetry.core.requests import Sender
-from services.telemetry.discovery import regional
 from services.telemetry.mailbox import Mailbox
 from services.telemetry.session import explain, frame, kind_of, url_of
 
@@ -182,10 +181,3 @@ def test_the_proxy_is_chosen_by_the_rules_of_the_reference(environ, scheme, host
     """Spec 02 §1.5."""
     found = proxy_for(scheme, host, port, environ)
     assert (found.hostname if found else None) == expected
-
-
-def test_the_api_endpoint_follows_the_partition_of_the_region():
-    """Spec 01 §8.2."""
-    assert regional("us-west-2", False, False) == "https://ecs.us-west-2.amazonaws.com"
-    assert regional("cn-north-1", False, True) == "https://ecs.cn-north-1.api.amazonwebservices.com.cn"
-    assert regional("us-gov-west-1", True, False) == "https://ecs-fips.us-gov-west-1.amazonaws.com"

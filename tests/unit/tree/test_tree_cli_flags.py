@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
+from common.config import load
+from common.logs import LEVELS, sink_levels
 from common.tree import cli
 
 
@@ -44,3 +48,29 @@ def test_the_license_needs_three_files(tmp_path, monkeypatch, capsys):
 def test_windows_service_is_refused_on_linux(capsys):
     """The reference logs an error and ends with 1."""
     assert cli.main(["-windows-service"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("environment", "words", "levels"),
+    [
+        ({}, ["-loglevel-driver", "debug"], ("debug", "info")),
+        ({"ECS_LOGLEVEL": "warn"}, ["-loglevel-driver=debug"], ("debug", "warn")),
+        ({"ECS_LOGLEVEL": "nonsense"}, ["-loglevel-driver=debug"], ("debug", "info")),
+        ({"ECS_LOGLEVEL_ON_INSTANCE": "crit"}, ["-loglevel-driver=debug"], ("debug", "crit")),
+        ({"ECS_LOG_DRIVER": "journald", "ECS_LOGLEVEL": "warn"}, ["-loglevel-driver=debug"], ("debug", "none")),
+        ({"ECS_LOGLEVEL": "warn"}, ["-loglevel-on-instance=debug"], ("warn", "debug")),
+        ({"ECS_LOGLEVEL": "warn"}, ["-loglevel=debug"], ("debug", "debug")),
+        ({}, ["-loglevel=error", "-loglevel-driver=debug", "-loglevel-on-instance=info"], ("error", "error")),
+        ({"ECS_LOGLEVEL": "warn"}, ["-loglevel=nonsense"], ("warn", "warn")),
+        ({"ECS_LOGLEVEL": "warn"}, ["-loglevel-on-instance=nonsense"], ("warn", "warn")),
+    ],
+)
+def test_a_level_flag_sets_its_own_sink_only(environment, words, levels, monkeypatch):
+    """The flag wins over the variable, and a word that is no level leaves the level as it was (spec 01 §4, §9.1)."""
+    for name in ("ECS_LOGLEVEL", "ECS_LOGLEVEL_ON_INSTANCE", "ECS_LOG_DRIVER"):
+        monkeypatch.setenv(name, "")  # so that it is put back afterwards
+        monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    cli.apply(cli.parse(words))
+    assert sink_levels(load(os.environ)) == tuple(LEVELS[level] for level in levels)
