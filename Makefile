@@ -1,12 +1,14 @@
 # make run     a real task definition on this machine, through the whole agent
 # make test    everything from a fresh clone to green
+# make deb, make rpm    a package in build/packages, see docs/operations.md
 VENV   := .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
 # A proxy's or test server's certificate bundle must not leak into the agent under test.
 unexport AWS_CA_BUNDLE
 
-.PHONY: install install-test run test lint types unit process system bench docs clean
+.PHONY: install install-test run test lint types unit process system bench docs clean \
+        deb rpm third-party test-packages wheels deb-again debian-tree built-offline packages-to-test
 
 install: $(VENV)/.installed
 
@@ -30,13 +32,14 @@ run: install
 	@exec $(BIN)/ecs-local demo examples/hello.json
 
 lint: install-test
-	$(BIN)/ruff check common services tests bench
-	$(BIN)/ruff format --check common services tests bench
+	$(BIN)/ruff check common services tests bench packaging
+	$(BIN)/ruff format --check common services tests bench packaging
 	$(BIN)/lint-imports
 	$(BIN)/python -m common.config.manual --check
 
 types: install-test
 	$(BIN)/mypy
+	MYPYPATH=packaging $(BIN)/mypy packaging/*.py packaging/pause/image.py tests/packages/debian_tree.py
 
 unit: install-test
 	$(BIN)/pytest tests/unit
@@ -52,6 +55,30 @@ test: lint types
 
 bench: install-test
 	$(BIN)/python bench/run.py
+
+deb rpm wheels:
+	@packaging/build $@
+
+deb-again:
+	@RELEASE=$$(packaging/changelog.py release).1 packaging/build deb
+
+debian-tree:
+	@tests/packages/debian_tree.py build/tree-bookworm
+
+# Packages are built without a network: their wheels are all there.
+built-offline: wheels
+	@OFFLINE=1 unshare --net $(MAKE) --no-print-directory deb deb-again rpm
+
+packages-to-test: debian-tree built-offline
+
+test-packages: install-test
+	@packaging/dev/bootstrap test-packages
+	@$(MAKE) --no-print-directory -j2 packages-to-test
+	$(BIN)/pytest --timeout=600 tests/packages
+
+# What the packages contain, and under which licences; for a clone. A package has its own, made from what is in it.
+third-party: install
+	@$(PYTHON) packaging/thirdparty.py $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') > THIRD-PARTY
 
 docs: install-test
 	$(BIN)/python -m common.config.manual > docs/configuration.md
