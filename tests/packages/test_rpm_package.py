@@ -70,7 +70,7 @@ def test_it_requires_what_it_runs(rpm):
 
 
 def test_files_modes_and_owners(rpm):
-    """As documented; the configuration is not part of the package, so no upgrade or removal can touch it."""
+    """As documented; the configuration is claimed, but not part of the package, so no upgrade can touch it."""
     lines = query(rpm, "--qf [%{FILEMODES:perms} %{FILEUSERNAME}:%{FILEGROUPNAME} %{FILENAMES}\\n]").splitlines()
     files = {name: (mode, owner) for mode, owner, name in (line.split(" ", 2) for line in lines)}
     assert {owner for _, owner in files.values()} == {"root:root"}
@@ -84,8 +84,11 @@ def test_files_modes_and_owners(rpm):
     }.items():  # fmt: skip
         assert files[path][0] == mode, path
     assert not [name for name, (mode, _) in files.items() if mode[0] != "l" and (mode[5] == "w" or mode[8] == "w")]
-    assert not [name for name in files if name.startswith("/etc/ecs/")]
-    assert query(rpm, "--configfiles").strip() == ""
+    configuration = ["/etc/ecs/ecs.config", "/etc/ecs/ecs.config.json"]
+    assert query(rpm, "--configfiles").split() == configuration
+    flags = dict(line.split() for line in query(rpm, "--qf [%{FILENAMES} %{FILEFLAGS:fflags}\\n]").splitlines()
+                 if line.startswith("/etc/ecs/"))  # fmt: skip
+    assert flags == dict.fromkeys(configuration, "cng"), "configuration, noreplace, ghost: only claimed"
 
 
 def test_scriptlets_work_with_any_shell_and_never_fail(rpm):
