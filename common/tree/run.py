@@ -126,6 +126,7 @@ def local_mode(config: Mapping[str, Any], environ: Mapping[str, str]) -> dict[st
     settings = {
         "ECS_BACKEND_HOST": f"http://127.0.0.1:{config['ECS_LOCAL_PORT']}",
         "AWS_DEFAULT_REGION": environ.get("AWS_REGION") or "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",  # elsewhere nobody answers, and asking takes 20 s
     }
     if not environ.get("AWS_ACCESS_KEY_ID"):
         # The local control plane accepts any signature; the agent must have something to sign with.
