@@ -82,7 +82,7 @@ def test_a_line_for_the_log_of_ecs_init_leaves_nothing_open(tmp_path, monkeypatc
 
 
 def test_local_mode_asks_no_metadata_service_and_signs_with_something():
-    """Outside EC2 nobody answers there, which costs 20 s at every start; the local control plane takes any signature."""
+    """Outside EC2 nobody answers there, which costs 20 s at every start; any signature will do for the plane."""
     settings = run.local_mode({"ECS_LOCAL_PORT": 51670}, {"AWS_REGION": "eu-west-1"})
     assert settings["AWS_EC2_METADATA_DISABLED"] == "true"
     assert settings["ECS_BACKEND_HOST"] == "http://127.0.0.1:51670" and settings["AWS_DEFAULT_REGION"] == "eu-west-1"
