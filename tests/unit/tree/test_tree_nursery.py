@@ -86,7 +86,7 @@ def test_a_program_sees_what_exec_would_have_given_it(tmp_path):
     assert seen["argv"][1:] == ["--worker", "2"] and seen["name"] == "__main__"
     assert seen["environ"].pop("LC_CTYPE", "") is not None and seen["environ"] == {"OF_THE_CHILD": "2"}
     assert seen["title"] == "ecs-agent: probe" and seen["wakeup"] == -1
-    assert seen["handled"] == [2], "only SIGINT has a handler: Python's own"
+    assert set(seen["handled"]) <= {2}, "only SIGINT has a handler: Python's own, unless the shell ignores it"
 
 
 @pytest.mark.parametrize(
