@@ -111,8 +111,9 @@ def test_the_endpoint_of_the_last_life_serves_while_the_api_fails(start_acs, con
     first.stop()
     control_plane.faults["DiscoverPollEndpoint"] = lambda body: (400, {"__type": "ClientException", "message": "no"})
     second = start_acs()
-    eventually(lambda: len(control_plane.connections) == 2, 15)
-    assert "the endpoint of an earlier answer is used" in second.text()
+    eventually(lambda: len(control_plane.connections) == 2, 40)
+    eventually(lambda: "the endpoint of an earlier answer is used" in second.text(), 5)
+    assert len(control_plane.bodies("RegisterContainerInstance")) == 2
 
 
 TAGS = """<?xml version="1.0" encoding="UTF-8"?>
