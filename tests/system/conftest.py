@@ -118,7 +118,10 @@ class Agent:
         assert self.process
         found = {}
         for child in psutil.Process(self.process.pid).children():
-            title = " ".join(child.cmdline())
+            try:
+                title = " ".join(child.cmdline())
+            except psutil.Error:
+                continue  # it ended meanwhile
             if "redis-server" in title:
                 found["secrets" if "secrets.sock" in title else "redis"] = child
             elif title.startswith("ecs-agent: "):
