@@ -166,6 +166,7 @@ def test_the_service_runs_a_task_from_the_installed_files(machine, until):
     out = machine.run("ecs-local", "run", "--no-follow", "/root/task.json")
     TASKS.extend(re.findall(r"arn:\S+:task/\S+", out))
     until(running, 30, "the task runs")
+    assert len(TASKS) == 1 and running()
 
 
 def test_an_upgrade_keeps_the_task_and_restarts_the_service(machine, rpm, until):
