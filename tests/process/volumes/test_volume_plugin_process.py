@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
+import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
+from docker import APIClient
 
-from common import docker
+from tests.fakes import images
+from tests.fakes.dockerd import Daemon
 
 ROOT = Path(__file__).resolve().parents[3]
 PRIVATE = (  # directories of its own over the machine's; the first argument is the data directory
@@ -29,9 +32,9 @@ from common.tree.linelog import open_log
 from services.volumes.plugin import Plugin
 from services.volumes.server import Server, listen
 from services.volumes.state import StateFile
-root, path = Path(sys.argv[1]), Path(sys.argv[2])
+root, path, mounts = map(Path, sys.argv[1:])
 log = open_log("test", str(root / "plugin.log"))
-plugin = Plugin(StateFile(root / "state.json"), log, directory=root / "volumes")
+plugin = Plugin(StateFile(root / "state.json"), log, directory=mounts)
 plugin.load()
 with Server(plugin, listen(path), log) as server:
     server.serve_forever()
@@ -62,11 +65,11 @@ def plugin(tmp_path, eventually):
     path = tmp_path / "p.sock"
     running: list[subprocess.Popen[bytes]] = []
 
-    def start(**extra: str) -> Path:
+    def start(mounts: str = "", **extra: str) -> Path:
         if running:
             running[-1].kill()
             running[-1].wait(10)
-        command = [sys.executable, "-c", SERVE, str(tmp_path), str(path)]
+        command = [sys.executable, "-c", SERVE, str(tmp_path), str(path), mounts or str(tmp_path / "volumes")]
         running.append(subprocess.Popen(command, env=environment(**extra)))
 
         def answers() -> bool:
@@ -176,57 +179,51 @@ def test_a_process_that_mount_leaves_behind_does_not_hold_the_answer(plugin, tmp
         os.kill(int((tmp_path / "tunnel").read_text()), signal.SIGKILL)
 
 
+@pytest.fixture
+def own_docker():
+    """A Docker Engine that finds plugins in a directory of the test's; both, where mounts made here are seen there.
+
+    Docker asks every plugin that it ever knew about a volume that it does not find, a dead one for 15 s: the machine's
+    own Docker must not come to know the plugin of a test.
+    """
+    directory = Path(tempfile.mkdtemp(prefix="ecs-dockerd-"))
+    subprocess.run(["mount", "--bind", directory, directory], check=True)
+    subprocess.run(["mount", "--make-shared", directory], check=True)
+    (directory / "plugins").mkdir()
+    (directory / "mounts").mkdir()
+    daemon = Daemon(directory, directory / "plugins")
+    daemon.start()
+    yield daemon
+    daemon.clean()
+    subprocess.run(["umount", "-l", directory], check=False)  # when `clean` has left it
+    shutil.rmtree(directory, ignore_errors=True)
+
+
 @pytest.mark.docker
 @pytest.mark.netns
-def test_docker_mounts_a_volume_for_a_container_and_unmounts_it(plugin, tmp_path, eventually):
+def test_docker_mounts_a_volume_for_a_container_and_unmounts_it(plugin, own_docker, tmp_path, eventually):
     """The whole way: docker volume create, a container that writes, plugin killed in between, container removed."""
-    tools, share = tmp_path / "bin", tmp_path / "share"
+    tools, share, mounts = tmp_path / "bin", tmp_path / "share", own_docker.directory / "mounts"
     tools.mkdir()
     share.mkdir()
     (tools / "mount").write_text('#!/bin/sh\nfor last; do :; done\nexec /bin/mount --bind "$3" "$last"\n')
     (tools / "mount").chmod(0o755)
-    path = plugin(PATH=f"{tools}:{os.environ['PATH']}")
-    name = f"ecs-t-{secrets.token_hex(4)}"
-    spec = Path(f"/run/docker/plugins/{name}.sock")
-    spec.symlink_to(path)
-    client = docker.client(docker.lowest_usable_version(), 60)
-    image = f"{name}:1"
-    made = None
-    try:
-        client.import_image_from_data(_busybox(), repository=name, tag="1")
-        client.create_volume(name, driver=name, driver_opts={"type": "efs", "device": str(share)})
-        config = client.create_host_config(binds=[f"{name}:/data"])
-        command = ["sh", "-c", "echo written >/data/file; sleep 60"]
-        made = client.create_container(image, command, host_config=config)["Id"]
-        client.start(made)
-        eventually(lambda: (share / "file").exists() and (share / "file").read_text() == "written\n")
-        state = json.loads((tmp_path / "state.json").read_text())["volumes"][name]
-        assert list(state["mounts"].values()) == [1]
-        plugin(PATH=f"{tools}:{os.environ['PATH']}")
-        client.remove_container(made, force=True)
-        made = None
-        eventually(lambda: "mounts" not in json.loads((tmp_path / "state.json").read_text())["volumes"][name])
-        assert f"{tmp_path}/volumes/{name}" not in Path("/proc/self/mountinfo").read_text()
-        client.remove_volume(name)
-        assert (tmp_path / "state.json").read_bytes() == b"{}"
-        assert (share / "file").read_text() == "written\n"
-    finally:
-        if made:
-            client.remove_container(made, force=True)
-        client.remove_image(image, force=True)
-        spec.unlink()
-
-
-def _busybox() -> bytes:
-    import io
-    import shutil
-    import tarfile
-
-    data = io.BytesIO()
-    with tarfile.open(fileobj=data, mode="w") as tar:
-        tar.add(shutil.which("busybox") or "/bin/busybox", "bin/busybox")
-        for applet in ("sh", "sleep", "echo"):
-            link = tarfile.TarInfo(f"bin/{applet}")
-            link.type, link.linkname = tarfile.SYMTYPE, "busybox"
-            tar.addfile(link)
-    return data.getvalue()
+    path = plugin(str(mounts), PATH=f"{tools}:{os.environ['PATH']}")
+    (own_docker.directory / "plugins/efs.sock").symlink_to(path)
+    client = APIClient(own_docker.address, version="auto", timeout=60)
+    client.import_image_from_data(images.archive(), repository="own", tag="1")
+    client.create_volume("data", driver="efs", driver_opts={"type": "efs", "device": str(share)})
+    config = client.create_host_config(binds=["data:/data"], network_mode="none")
+    command = ["sh", "-c", "echo written >/data/file; sleep 60"]
+    made = client.create_container("own:1", command, host_config=config)["Id"]
+    client.start(made)
+    eventually(lambda: (share / "file").exists() and (share / "file").read_text() == "written\n")
+    state = json.loads((tmp_path / "state.json").read_text())["volumes"]["data"]
+    assert list(state["mounts"].values()) == [1]
+    plugin(str(mounts), PATH=f"{tools}:{os.environ['PATH']}")
+    client.remove_container(made, force=True)
+    eventually(lambda: "mounts" not in json.loads((tmp_path / "state.json").read_text())["volumes"]["data"])
+    assert f"{mounts}/data" not in Path("/proc/self/mountinfo").read_text()
+    client.remove_volume("data")
+    assert (tmp_path / "state.json").read_bytes() == b"{}"
+    assert (share / "file").read_text() == "written\n"
