@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 # A proxy's or test server's certificate bundle must not leak into the agent under test.
 unexport AWS_CA_BUNDLE
 
-.PHONY: install install-test run test lint types unit process system bench docs clean \
+.PHONY: install install-test run test lint types unit process quick row others system bench docs clean \
         deb rpm third-party test-packages wheels deb-again debian-tree built-offline packages-to-test
 
 install: $(VENV)/.installed
@@ -50,8 +50,23 @@ process: install-test
 system: install-test
 	$(BIN)/pytest tests/system
 
-test: lint types
-	$(BIN)/pytest tests/unit tests/process tests/system
+# Most process tests wait more than they work, so they run beside each other and beside lint, types and units: those that
+# use the machine's Docker in one row, all others in another. Last and alone: what holds ECS's fixed ports or is timed.
+ALONE  := tests/process/endpoint
+ROW    := $(patsubst %,tests/process/%,engine engine_docker engine_resources images telemetry)
+OTHERS := $(filter-out $(ALONE) $(ROW) %/__pycache__,$(patsubst %/,%,$(wildcard tests/process/*/)))
+
+quick: lint types unit
+
+row: install-test
+	$(BIN)/pytest $(ROW)
+
+others: install-test
+	$(BIN)/pytest $(OTHERS)
+
+test: install-test
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target row others quick
+	$(BIN)/pytest $(ALONE) tests/system
 
 bench: install-test
 	$(BIN)/python bench/run.py

@@ -52,6 +52,8 @@ def test_an_empty_host_volume_is_one_docker_volume_for_all_who_mount_it(bench: B
     name = task.resources[0].detail["docker_name"]
     assert resource(hands, Action.CREATE_RESOURCE, task, "shared").error is None
     assert resource(hands, Action.CREATE_RESOURCE, task, "shared").error is None  # again after a crash
+    shown = json.loads(docker("volume", "inspect", name))[0]
+    assert (shown["Driver"], shown["Labels"], shown["Options"]) == ("local", None, None)  # absent, not empty
     task = bench.created(hands, bench.created(hands, task, "a"), "b")
     binds = [docker("inspect", "-f", "{{.HostConfig.Binds}}", c.docker_id) for c in task.containers]
     assert binds == [f"[{name}:/s]", f"[{name}:/s:ro]"]
@@ -119,11 +121,11 @@ def test_an_efs_volume_is_made_before_anything_is_mounted(bench: Bench) -> None:
 
 def test_a_volume_that_docker_refuses_is_the_reason_of_the_task(bench: Bench) -> None:
     """The resource's reason is Docker's message (spec 05 §3.4)."""
-    volume = Volume(name="v", type="docker", configuration={"scope": "task", "driver": "no-such-driver"})
+    volume = Volume(name="v", type="docker", configuration={"scope": "task", "driverOpts": {"no-such-option": "1"}})
     hands = bench.hands()
     task = prepared(hands, bench.task(bench.container(), volumes=(volume,)))
     outcome = resource(hands, Action.CREATE_RESOURCE, task, "v")
-    assert outcome.reason.startswith("Error response from daemon: ") and "no-such-driver" in outcome.reason
+    assert outcome.reason.startswith("Error response from daemon: ") and "no-such-option" in outcome.reason
 
 
 def test_a_hanging_volume_inspect_ends_with_its_time_out(bench: Bench, proxy: DockerProxy) -> None:
