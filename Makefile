@@ -1,5 +1,6 @@
 # make run     a real task definition on this machine, through the whole agent
 # make test    everything from a fresh clone to green
+# make test-vm    what needs another kernel, in a guest
 # make deb, make rpm    a package in build/packages, see docs/operations.md
 VENV   := .venv
 PYTHON ?= python3
@@ -67,6 +68,13 @@ others: install-test
 test: install-test
 	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target row others quick
 	$(BIN)/pytest $(ALONE) tests/system
+
+# What this machine's kernel may lack: cgroup v2, with both cgroup drivers of Docker, and sch_netem. See tests/vm/guest.py.
+test-vm: install-test
+	tests/vm/guest.py --docker cgroupfs $(BIN)/pytest -p no:cacheprovider tests/vm tests/process/endpoint/test_endpoint_netem.py \
+		tests/process/telemetry/test_telemetry_parity.py tests/process/engine_docker/test_resource_effects.py
+	tests/vm/guest.py --docker systemd --systemd --apparmor $(BIN)/pytest -p no:cacheprovider tests/vm \
+		tests/process/telemetry/test_telemetry_parity.py tests/process/engine_docker/test_resource_effects.py
 
 bench: install-test
 	$(BIN)/python bench/run.py

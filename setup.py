@@ -37,6 +37,7 @@ setup(
         "docker>=7.0,<8",  # the Docker Engine API
         "boto3>=1.34",  # ECS API, signing, the service models of the local control plane
         "websocket-client>=1.6,<2",  # ACS and TCS
+        "h2>=4.1,<5",  # the EBS driver: gRPC is HTTP/2
         "flask>=3.0,<4",  # the local control plane's API
         "gevent-websocket>=0.10.1,<0.11",  # the local control plane's ACS and TCS
         "pyroute2>=0.7",  # interfaces, routes, namespaces
@@ -45,6 +46,8 @@ setup(
     extras_require={
         "test": [
             "pytest>=8",
+            "grpcio>=1.60",  # the CSI driver of the tests
+            "protobuf>=5",
             "pytest-timeout>=2.3",
             "hypothesis>=6.100",
             "ruff>=0.6",

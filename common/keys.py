@@ -21,6 +21,8 @@ from common.model.agent import (
     Sent,
     Session,
     TaskStats,
+    TaskVolume,
+    VolumeDriver,
 )
 from common.model.task import Task
 
@@ -59,6 +61,9 @@ CREDENTIALS = Kind("credentials", Credentials, "acs", "volatile")
 STATS = Kind("stats", TaskStats, "telemetry", "volatile")
 DOCKER_CALLS = Kind("docker_calls", DockerCalls, "engine", "volatile")  # under FACTS_ID; the feed does not tell of it
 RESTARTS = Kind("restarts", Restarted, "telemetry", "durable")
+VOLUME = Kind("volume", TaskVolume, "storage", "durable")
+VOLUME_DRIVER = Kind("volume_driver", VolumeDriver, "storage", "durable")
 
 INSTANCE_ID = "instance"
 FACTS_ID = "docker"
+VOLUME_DRIVER_ID = "driver"

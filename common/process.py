@@ -6,7 +6,8 @@ heartbeat, and calls `serve(context)`, which returns when `context.stopping` is 
 process ends by force, because a supervisor that must kill looks like a fault.
 
 Heartbeat and readiness are one small file in the run directory (common/readiness.py): the hub must turn for it to move,
-so a blocked event loop shows, and the supervisor ends a process whose heartbeat is too old.
+so a blocked event loop shows, and the supervisor ends a process whose heartbeat is too old. The file also tells of
+shorter blocks (common/looplag.py), for the agent's metrics.
 
 gevent.monkey.patch_all() is the first statement of each entry point; this module relies on it.
 """
@@ -30,8 +31,9 @@ import gevent.util
 from common import logs, readiness
 from common.config import Config, load
 from common.errors import Temporary, Terminal
+from common.looplag import LoopLag
 from common.parent import die_with_parent
-from common.readiness import Beat
+from common.readiness import Beat, Stalls
 
 if TYPE_CHECKING:
     from common.bus import Bus
@@ -53,6 +55,7 @@ class Context:
     stopping: gevent.event.Event = field(default_factory=gevent.event.Event)
     _readiness: tuple[bool, str] = (False, "starting")
     _beat: Beat | None = None
+    lag: LoopLag | None = None  # set by `run`: stalls of the event loop, told with each heartbeat
 
     @cached_property
     def bus(self) -> Bus:
@@ -98,7 +101,7 @@ class Context:
         try:
             if self._beat is None:
                 self._beat = Beat(self.run_dir, self.name)
-            self._beat.write(*self._readiness)
+            self._beat.write(*self._readiness, self.lag.stalls if self.lag else Stalls())
         except OSError as error:
             self.log.warning("the heartbeat in %s cannot be written: %s", self.run_dir, error)
 
@@ -118,6 +121,8 @@ def run(name: str, serve: Callable[[Context], int | None]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches the whole group; the supervisor decides
     gevent.signal_handler(signal.SIGTERM, _stop, context)
     gevent.signal_handler(signal.SIGUSR1, _dump, context)
+    context.lag = LoopLag()
+    context.lag.start()
     beat = gevent.spawn(_beat, context)
     try:
         status = serve(context) or 0
@@ -133,6 +138,7 @@ def run(name: str, serve: Callable[[Context], int | None]) -> int:
         status = 1
     finally:
         beat.kill(block=False)
+        context.lag.stop()
     context.log.info("%s ends with status %d", name, status)
     sys.stdout.flush()
     return status

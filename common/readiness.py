@@ -1,8 +1,9 @@
 """Heartbeat and readiness of each program, in one small file of the run directory: `<program>.beat`.
 
 A file, because it must work while Redis is away, and because the supervisor reads it too: its modification time is the
-heartbeat, its content says whether the program does its work and, in plain words, why not. The file has a fixed size
-and is overwritten in place, so that a full disk does not look like a hung program.
+heartbeat, its content says whether the program does its work and, in plain words, why not. It also says how often the
+program's event loop was blocked, for the metrics of the agent. The file has a fixed size and is overwritten in place,
+so that a full disk does not look like a hung program.
 """
 
 from __future__ import annotations
@@ -12,10 +13,22 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 SIZE_BYTES = 1024
 DETAIL_BYTES = 800
 SUFFIX = ".beat"
+
+
+class Stalls(NamedTuple):
+    """Of an event loop since its program started: how many, how long together, the longest; in seconds."""
+
+    number: int = 0
+    seconds: float = 0.0
+    longest: float = 0.0
+
+
+NO_STALLS = Stalls()
 
 
 @dataclass(frozen=True)
@@ -28,6 +41,7 @@ class State:
     pid: int
     at: float
     since: float = 0.0
+    stalls: Stalls = NO_STALLS
 
 
 class Beat:
@@ -39,13 +53,14 @@ class Beat:
         self._since = 0.0
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
-    def write(self, ready: bool, detail: str) -> None:
+    def write(self, ready: bool, detail: str, stalls: Stalls = NO_STALLS) -> None:
         """Beat, and say how things stand. Raises OSError."""
         os.utime(self._fd)
         if ready != self._ready:
             self._ready, self._since = ready, round(time.time(), 3)
         detail = detail.encode()[:DETAIL_BYTES].decode(errors="ignore")
-        said = {"ready": ready, "pid": os.getpid(), "since": self._since, "detail": detail}
+        blocked = (stalls.number, round(stalls.seconds, 3), round(stalls.longest, 3))
+        said = {"ready": ready, "pid": os.getpid(), "since": self._since, "stalls": blocked, "detail": detail}
         text = json.dumps(said, ensure_ascii=False).encode()
         if len(text) > SIZE_BYTES:  # full of signs that JSON writes longer
             text = json.dumps(said | {"detail": ""}).encode()
@@ -59,7 +74,8 @@ def read(run_dir: str, program: str) -> State | None:
         with open(path, "rb") as file:
             said = json.loads(file.read(SIZE_BYTES))
         at, since = os.stat(path).st_mtime, float(said.get("since", 0.0))
-        return State(program, bool(said["ready"]), str(said["detail"]), int(said["pid"]), at, since)
+        stalls = Stalls(*said.get("stalls", ()))
+        return State(program, bool(said["ready"]), str(said["detail"]), int(said["pid"]), at, since, stalls)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

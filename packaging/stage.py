@@ -210,6 +210,7 @@ def add_data(root: Path, library: Path, family: str, scratch: Path) -> None:
     documents = root / "usr/share/doc/ecs-init"
     for name in ("operations.md", "configuration.md", "endpoints.md", "local-control-plane.md", "differences.md"):
         install(TREE / "docs" / name, documents / name)
+    (documents / "sbom.cdx.json").write_text(thirdparty.sbom(library, stated_version()))
     install(TREE / "examples/hello.json", root / "usr/share/ecs-init/examples/hello.json")
     for name in ("LICENSE", "NOTICE"):
         install(TREE / name, home / name)
@@ -226,6 +227,14 @@ def add_data(root: Path, library: Path, family: str, scratch: Path) -> None:
                             ("var/log/ecs", 0o755)):  # fmt: skip
         (root / directory).mkdir(parents=True)
         (root / directory).chmod(mode)
+
+
+def stated_version() -> str:
+    """The version of the agent, which is the packages' too (packaging/build checks that)."""
+    found = re.search(r'^VERSION = "(.+)"$', (TREE / "common/version.py").read_text(), re.M)
+    if found is None:
+        raise Fault("common/version.py states no VERSION")
+    return found[1]
 
 
 def install(source: Path, target: Path) -> None:

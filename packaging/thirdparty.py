@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
-"""The text of THIRD-PARTY: which distributions a package contains, and their licences.
+"""Which distributions a package contains, and their licences: THIRD-PARTY for people, an SBOM for programs.
 
-`thirdparty.py SITE-PACKAGES` prints it, for what wheels.lock names. Names, versions and licence texts come from the
-metadata of the installed wheels; a text that several distributions share is printed once.
+`thirdparty.py SITE-PACKAGES` prints the former, for what wheels.lock names. Names, versions and licence texts come from
+the metadata of the installed wheels; a text that several distributions share is printed once. The SBOM is CycloneDX
+1.5 (https://cyclonedx.org/docs/1.5/json/), without a time or a serial number: two builds have the same.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sys
+from collections.abc import Iterator
 from email.message import Message
 from email.parser import HeaderParser
 from pathlib import Path
@@ -20,14 +23,10 @@ TEXT_NAMES = ("LICENSE", "LICENCE", "COPYING", "COPYRIGHT", "NOTICE", "AUTHORS")
 
 def notice(library: Path) -> str:
     """The whole text, for the distributions in `library`. Raises ValueError for one that states no licence."""
-    locked = {plain(name) for name in re.findall(r"^([A-Za-z0-9._-]+)==", LOCK.read_text(), re.M)}
     parts = ["This package contains the following distributions, each under its own licence.\n"]
     table: list[str] = []
     texts: dict[str, list[str]] = {}
-    for folder in sorted(library.glob("*.dist-info"), key=lambda path: path.name.lower()):
-        metadata = HeaderParser().parsestr((folder / "METADATA").read_text(encoding="utf-8"))
-        if plain(metadata["Name"]) not in locked:
-            continue  # a tool of the developer's environment
+    for folder, metadata in distributions(library):
         name = f"{metadata['Name']} {metadata['Version']}"
         table.append(f"{name:34}{licence(metadata)}\n{'':34}{address(metadata)}\n")
         for path in sorted(folder.rglob("*")):
@@ -37,6 +36,35 @@ def notice(library: Path) -> str:
     parts.append("".join(table))
     parts += [f"{RULE}\n{', '.join(names)}\n{RULE}\n{text}\n" for text, names in texts.items() if text]
     return "\n".join(parts)
+
+
+def sbom(library: Path, version: str) -> str:
+    """The bill of materials of ecs-init `version`, as JSON. Raises ValueError as `notice` does."""
+    components = [
+        {
+            "type": "library",
+            "name": metadata["Name"],
+            "version": metadata["Version"],
+            "purl": f"pkg:pypi/{plain(metadata['Name'])}@{metadata['Version']}",
+            "licenses": [{"license": {"name": licence(metadata)}}],
+        }
+        for _, metadata in distributions(library)
+    ]
+    product = {"type": "application", "name": "ecs-init", "version": version}
+    document = {
+        "bomFormat": "CycloneDX", "specVersion": "1.5", "version": 1, "metadata": {"component": product},
+        "components": components,
+    }  # fmt: skip
+    return json.dumps(document, indent=1) + "\n"
+
+
+def distributions(library: Path) -> Iterator[tuple[Path, Message]]:
+    """Folder and metadata of each distribution in `library` that wheels.lock names."""
+    locked = {plain(name) for name in re.findall(r"^([A-Za-z0-9._-]+)==", LOCK.read_text(), re.M)}
+    for folder in sorted(library.glob("*.dist-info"), key=lambda path: path.name.lower()):
+        metadata = HeaderParser().parsestr((folder / "METADATA").read_text(encoding="utf-8"))
+        if plain(metadata["Name"]) in locked:  # else a tool of the developer's environment
+            yield folder, metadata
 
 
 def plain(name: str) -> str:

@@ -18,19 +18,22 @@ import pytest
 for _name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
     os.environ.pop(_name, None)  # the tests talk to servers of their own
 
+IN_GUEST = "TEST_PATIENCE" in os.environ  # a guest of tests/vm has everything, so nothing is left out there
+PATIENCE = float(os.environ.get("TEST_PATIENCE", "1"))  # and is slow: how many times longer to wait
+
 
 @pytest.fixture
 def eventually() -> Callable[..., object]:
     """Wait until a condition holds: `eventually(lambda: ..., seconds=10)` returns its first true value."""
 
     def wait(condition: Callable[[], object], seconds: float = 10.0, pause: float = 0.02) -> object:
-        end = time.monotonic() + seconds
+        end = time.monotonic() + seconds * PATIENCE
         while True:
             value = condition()
             if value:
                 return value
             if time.monotonic() > end:
-                raise AssertionError(f"the condition did not hold within {seconds} s")
+                raise AssertionError(f"the condition did not hold within {seconds * PATIENCE:g} s")
             time.sleep(pause)
 
     return wait
@@ -54,7 +57,7 @@ class RedisServer:
              "--dir", str(self.data), *persist],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        end = time.monotonic() + 10
+        end = time.monotonic() + 10 * PATIENCE
         while not self._answers():
             if time.monotonic() > end:
                 raise AssertionError("redis-server did not start")

@@ -52,6 +52,7 @@ class DockerFacts(Document, frozen=True, kw_only=True):
     task_limits_enabled: bool = False  # effective ECS_ENABLE_TASK_CPU_MEM_LIMIT
     reserved_memory_mib: int = 0
     pause_image_loaded: bool = False  # amazon/amazon-ecs-pause:0.1.0 is there: pid and ipc namespaces can be shared
+    volume_driver_loaded: bool = False  # the image of the EBS driver is there
 
 
 class Sent(Document, frozen=True, kw_only=True):
@@ -80,6 +81,32 @@ class DeviceAttachment(Document, frozen=True, kw_only=True):
     attached: bool = False  # the device is there
     sent: bool = False  # ECS accepted ATTACHED
     properties: dict[str, str] = field(default_factory=dict)
+
+
+class TaskVolume(Document, frozen=True, kw_only=True):
+    """An EBS volume that the driver mounts for a task. Written by storage under the volume's id.
+
+    It is there from before the first attempt to stage the volume until it was unstaged, so that no mount is forgotten.
+    """
+
+    revision: int = 0
+    volume_id: str = ""
+    attachment_arn: str = ""
+    task_arn: str = ""
+    path: str = ""  # its directory below /mnt/ecs/ebs: sourceVolumeHostPath
+    file_system: str = ""  # as asked for, "" = the driver's choice
+    device: str = ""  # where it was found: /dev/nvme1n1
+    staged: bool = False  # the driver says that it is mounted
+
+
+class VolumeDriver(Document, frozen=True, kw_only=True):
+    """The task of the EBS driver on this host. Written by storage under the id "driver".
+
+    Saved with the command that starts it: after a crash the same task is asked for, not a second one.
+    """
+
+    revision: int = 0
+    task_arn: str = ""
 
 
 class Session(Document, frozen=True, kw_only=True):

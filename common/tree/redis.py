@@ -78,6 +78,11 @@ def find_server() -> str | None:
     return next(filter(None, map(shutil.which, SERVERS)), None)
 
 
+def environment(ours: Mapping[str, str]) -> dict[str, str]:
+    """What the server gets of our environment, which may hold passwords of registries: nothing but how to run."""
+    return {name: value for name, value in ours.items() if name in ("PATH", "LANG", "LC_ALL", "TZ")}
+
+
 def main(argv: list[str]) -> int:
     """Never returns when all is well: the process becomes redis-server."""
     role = argv[0]
@@ -99,7 +104,7 @@ def main(argv: list[str]) -> int:
         say("critical", f"{name} cannot use {data_dir}: {error}. Nothing is lost; the agent waits for it")
         return 1
     sys.stdout.flush()
-    os.execv(server, [server, *arguments(role, config, run_dir, data_dir)])
+    os.execve(server, [server, *arguments(role, config, run_dir, data_dir)], environment(os.environ))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from typing import Any
 
 import setproctitle
 
-from common import readiness
+from common import ebs, readiness
 from common.config import load
 from common.logs import quote
 from common.tree.linelog import LineFile
@@ -110,6 +110,7 @@ def prepare(environ: MutableMapping[str, str]) -> str:
         ECS_TREE_FLAGS=interpreter_flags(),
         ECS_TREE_USER=pwd.getpwuid(os.getuid()).pw_name,
         ECS_TREE_LOCAL="true" if local else "false",
+        ECS_TREE_VOLUMES="true" if ebs.has_driver(config) else "false",
     )
     if local:
         environ.update({name: value for name, value in local_mode(config, environ).items() if not environ.get(name)})

@@ -17,6 +17,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from supervisor import events, loggers
@@ -185,6 +186,12 @@ class Tree(Supervisor):  # type: ignore[misc]
                 process.signal(signal.SIGUSR1)
 
 
+def left_out(environ: Mapping[str, str]) -> set[str]:
+    """The programs that this host has no use for."""
+    wanted = {"local": environ.get("ECS_TREE_LOCAL"), "storage": environ.get("ECS_TREE_VOLUMES")}
+    return {name for name, said in wanted.items() if said != "true"}
+
+
 def supervise(config_path: str) -> int:
     """Run the programs of `config_path` until a signal or a terminal exit; returns the exit status."""
     # What supervisord cannot write (a full disk) must not fill our stderr with tracebacks: we have the same output.
@@ -194,9 +201,7 @@ def supervise(config_path: str) -> int:
     options.realize(["-c", config_path, "-n"])
     options.first = True
     options.test = False
-    if os.environ.get("ECS_TREE_LOCAL") != "true":
-        groups = options.process_group_configs
-        options.process_group_configs = [group for group in groups if group.name != "local"]
+    options.process_group_configs = [g for g in options.process_group_configs if g.name not in left_out(os.environ)]
     tree = Tree(options)
     try:
         tree.main()

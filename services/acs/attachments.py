@@ -3,7 +3,7 @@
 A record is saved before its message is acknowledged. While ECS waits for a device, the machine is looked at every
 LOOK_SECONDS; when the device is there the report goes out, and when its time is over the record is dropped without a
 word to ECS, which counts the same time. A device is known by its MAC address or volume id: a message about a known one
-changes nothing.
+changes nothing, unless it is another attachment of a volume whose first one is done with.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from common import keys
 from common.bus import Change, Store
 from common.logs import fields
 from common.model.agent import DeviceAttachment
-from services.acs.attach import INSTANCE_ENI
+from services.acs.attach import EBS, INSTANCE_ENI
 from services.acs.devices import Presence
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Attachments:
     def announced(self, records: Iterable[DeviceAttachment]) -> None:
         """Save what is new. Raises Temporary when the process stops before it is durable."""
         for record in records:
-            known = next((r for r in self._records.values() if r.device == record.device), None)
+            known = next((r for r in self._records.values() if _is_known(r, record)), None)
             if known is not None:
                 log.info("the attachment of a known device is announced again", **_named(record))
                 continue
@@ -127,6 +127,12 @@ class Attachments:
     def _delete(self, id_: str) -> None:
         self._store.commit(Change().delete(keys.ATTACHMENT, id_))
         self._records.pop(id_, None)
+
+
+def _is_known(saved: DeviceAttachment, record: DeviceAttachment) -> bool:
+    """The same device; but a volume whose attachment was reported may be attached again, to another task."""
+    another = saved.kind == EBS and saved.sent and saved.arn != record.arn
+    return saved.device == record.device and not another
 
 
 def _named(record: DeviceAttachment) -> dict[str, Any]:

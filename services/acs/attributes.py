@@ -6,7 +6,7 @@ an attribute too many gets tasks that cannot run here, and one too few keeps tas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +40,7 @@ NOT_EXTERNAL = frozenset(
         "aws-appmesh",
         "task-eia",
         "task-eia.optimized-cpu",
+        "storage.ebs-task-volume-attach",
         "storage.ebsta-non-root-user",
         "fault-injection",
     )
@@ -52,12 +53,6 @@ NOT_SERVED: tuple[tuple[str, Callable[[Mapping[str, Any], HostFacts], bool], str
         "task-eni*",
         lambda config, host: bool(config["ECS_ENABLE_TASK_ENI"] and not config["ECS_EXTERNAL"]),
         "ECS_ENABLE_TASK_ENI is on, but this agent does not run tasks in network mode awsvpc; they are not offered",
-    ),
-    (
-        "storage.ebs-task-volume-attach",
-        # On by default: only where the driver is installed does anybody expect such tasks.
-        lambda config, host: bool(config["ECS_EBSTA_SUPPORTED"] and not config["ECS_EXTERNAL"] and host.ebs_driver),
-        "ECS_EBSTA_SUPPORTED is on, but this agent does not attach EBS volumes to tasks; they are not offered",
     ),
     (
         "gmsa*",
@@ -108,131 +103,55 @@ def extended_versions(usable: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*older, *usable]))
 
 
-Condition = Callable[[Situation], bool]
-Row = tuple[str, Condition]
+Attribute = dict[str, str]
 
 
-def always(_: Situation) -> bool:
-    """No condition."""
-    return True
+@dataclass(frozen=True)
+class Row:
+    """A capability, when it is offered in words (`ecs-agent -ecs-attributes` prints them), and what is registered then.
+
+    A name with <...> stands for as many as the machine has.
+    """
+
+    name: str
+    when: str
+    emit: Callable[[Situation], Iterable[Attribute]]
 
 
-def _option(name: str) -> Condition:
-    return lambda s: s.on(name)
+def _row(name: str, when: str, holds: Callable[[Situation], bool]) -> Row:
+    return Row(name, when, lambda s: [attribute(name)] if holds(s) else [])
 
 
-def _api(version: str, *options: str) -> Condition:
-    return lambda s: s.speaks(version) and all(s.on(option) for option in options)
+def _always(name: str) -> Row:
+    return _row(name, "always", lambda s: True)
+
+
+def _option(name: str, option: str) -> Row:
+    return _row(name, f"{option} is true", lambda s: s.on(option))
+
+
+def _api(name: str, version: str, option: str = "") -> Row:
+    when = f"Docker speaks API {version}" + (f", and {option} is true" if option else "")
+    return _row(name, when, lambda s: s.speaks(version) and (not option or s.on(option)))
 
 
 def _limits(s: Situation) -> bool:
     return s.docker.task_limits_enabled and s.speaks("1.22")
 
 
-FIRST: tuple[Row, ...] = (
-    (ECS + "private-registry-authentication.secretsmanager", always),
-    (ECS + "secrets.ssm.environment-variables", always),
-    (ECS + "secrets.ssm.bootstrap.log-driver", always),
-    (ECS + "ecr-endpoint", always),
-    (ECS + "secrets.asm.environment-variables", always),
-    (ECS + "secrets.asm.bootstrap.log-driver", always),
-    (ECS + "container-ordering", always),
-    (ECS + "full-sync", always),
-    (ECS + "env-files.s3", always),
-    (ECS + "network.container-port-range", always),
-    (ECS + "container-restart-policy", always),
-    (COM + "privileged-container", lambda s: not s.on("ECS_DISABLE_PRIVILEGED")),
-)
-SECURITY: tuple[Row, ...] = (
-    (COM + "selinux", _option("ECS_SELINUX_CAPABLE")),
-    (COM + "apparmor", _option("ECS_APPARMOR_CAPABLE")),
-    (COM + "task-iam-role", _api("1.19", "ECS_ENABLE_TASK_IAM_ROLE")),
-    (COM + "task-iam-role-network-host", _api("1.19", "ECS_ENABLE_TASK_IAM_ROLE_NETWORK_HOST")),
-    (ECS + "task-cpu-mem-limit", _limits),
-    (ECS + "increased-task-cpu-limit", _limits),
-)
-IMAGES: tuple[Row, ...] = (
-    (COM + "ecr-auth", _api("1.19")),
-    (ECS + "execution-role-ecr-pull", _api("1.19")),
-    (
-        ECS + "container-health-check",
-        lambda s: s.speaks("1.24") and not s.on("ECS_DISABLE_DOCKER_HEALTH_CHECK"),
-    ),
-    (ECS + "execution-role-awslogs", _option("ECS_ENABLE_AWSLOGS_EXECUTIONROLE_OVERRIDE")),
-    (ECS + "docker-plugin.local", always),
-)
-LAST: tuple[Row, ...] = (
-    (ECS + "pid-ipc-namespace-sharing", lambda s: s.docker.pause_image_loaded),
-    (ECS + "aws-appmesh", always),
-    (ECS + "task-eia", always),
-    (ECS + "task-eia.optimized-cpu", lambda s: s.host.optimized_for_inference),
-    (ECS + "firelens.fluentd", always),
-    (ECS + "firelens.fluentbit", always),
-    (COM + "logging-driver.awsfirelens", always),
-    (ECS + "logging-driver.awsfirelens.log-driver-buffer-limit", always),
-    (ECS + "firelens.non-root-user", always),
-    (ECS + "efs", always),
-    (ECS + "storage.s3-files", always),
-    (ECS + "firelens.options.config.file", always),
-    (ECS + "firelens.options.config.s3", always),
-)
-AFTER_PLUGINS: tuple[Row, ...] = (
-    (ECS + "execute-command", lambda s: s.host.exec_agent),
-    (ECS + "storage.ebsta-non-root-user", _option("ECS_EBSTA_SUPPORTED")),
-    (ECS + "external", lambda s: s.settings.external),
-    (ECS + "fault-injection", lambda s: s.host.fault_injection),
-    (ECS + "ipv6-only", always),
-    (ECS + "imds-iam-roles", _option("IMDSIAMRolesEnabled")),
-)
-
-
-def attributes(s: Situation, new_instance: bool) -> list[dict[str, str]]:
-    """All attributes of a registration, in order. Custom ones go with a new instance only."""
-    custom = [attribute(name, value) for name, value in s.settings.attributes.items()] if new_instance else []
-    return [*custom, *capabilities(s), *_about_the_instance(s)]
-
-
-def capabilities(s: Situation) -> list[dict[str, str]]:
-    """What this agent can do here (spec 01 §6.5)."""
-    found = list(_capabilities(s))
-    return [c for c in found if c["name"] not in NOT_EXTERNAL] if s.settings.external else found
-
-
-def _capabilities(s: Situation) -> Iterator[dict[str, str]]:
-    yield from _rows(FIRST, s)
-    yield from _docker_versions(s)
-    yield from _logging_drivers(s)
-    yield from _rows(SECURITY, s)
-    yield from _rows(IMAGES, s)
-    yield from _plugins(s)
-    if s.host.gpus and s.host.gpus.driver_version:
-        yield attribute(f"{ECS}nvidia-driver-version.{s.host.gpus.driver_version}")
-        yield attribute(ECS + "gpu-driver-version", s.host.gpus.driver_version)
-    yield from _rows(LAST, s)
-    for name in s.config["ECS_VOLUME_PLUGIN_CAPABILITIES"]:
-        yield attribute(ECS + name)
-    yield from _rows(AFTER_PLUGINS, s)
-
-
-def _rows(rows: tuple[Row, ...], s: Situation) -> Iterator[dict[str, str]]:
-    for name, condition in rows:
-        if condition(s):
-            yield attribute(name)
-
-
-def _docker_versions(s: Situation) -> Iterator[dict[str, str]]:
+def _docker_versions(s: Situation) -> Iterator[Attribute]:
     for version in s.versions:
         if _minor(version) <= LAST_NAMED_MINOR and version not in UNNAMED_API:
             yield attribute(f"{COM}docker-remote-api.{version}")
 
 
-def _logging_drivers(s: Situation) -> Iterator[dict[str, str]]:
+def _logging_drivers(s: Situation) -> Iterator[Attribute]:
     for driver in s.config["ECS_AVAILABLE_LOGGING_DRIVERS"]:
         if driver in LOGGING_API and s.speaks(LOGGING_API[driver]):
             yield attribute(f"{COM}logging-driver.{driver}")
 
 
-def _plugins(s: Situation) -> Iterator[dict[str, str]]:
+def _plugins(s: Situation) -> Iterator[Attribute]:
     names: list[str] = []
     for plugin in s.docker.volume_plugins:
         name, _, tag = plugin.partition(":")
@@ -243,7 +162,131 @@ def _plugins(s: Situation) -> Iterator[dict[str, str]]:
             yield attribute(f"{ECS}docker-plugin.{name}")
 
 
-def _about_the_instance(s: Situation) -> Iterator[dict[str, str]]:
+def _nvidia(s: Situation) -> Iterator[Attribute]:
+    if s.host.gpus and s.host.gpus.driver_version:
+        yield attribute(f"{ECS}nvidia-driver-version.{s.host.gpus.driver_version}")
+
+
+def _gpu_driver(s: Situation) -> Iterator[Attribute]:
+    if s.host.gpus and s.host.gpus.driver_version:
+        yield attribute(ECS + "gpu-driver-version", s.host.gpus.driver_version)
+
+
+WITH_GPU = "ECS_ENABLE_GPU_SUPPORT is true, and the driver's version is known"
+WITH_LIMITS = "ECS_ENABLE_TASK_CPU_MEM_LIMIT is true, or unset and this host can have task limits"
+
+TABLE: tuple[Row, ...] = (
+    _always(ECS + "private-registry-authentication.secretsmanager"),
+    _always(ECS + "secrets.ssm.environment-variables"),
+    _always(ECS + "secrets.ssm.bootstrap.log-driver"),
+    _always(ECS + "ecr-endpoint"),
+    _always(ECS + "secrets.asm.environment-variables"),
+    _always(ECS + "secrets.asm.bootstrap.log-driver"),
+    _always(ECS + "container-ordering"),
+    _always(ECS + "full-sync"),
+    _always(ECS + "env-files.s3"),
+    _always(ECS + "network.container-port-range"),
+    _always(ECS + "container-restart-policy"),
+    _row(
+        COM + "privileged-container", "ECS_DISABLE_PRIVILEGED is not true", lambda s: not s.on("ECS_DISABLE_PRIVILEGED")
+    ),
+    Row(
+        COM + "docker-remote-api.<version>",
+        "each API version up to 1.32 that Docker speaks (a lowest of 1.24 or more stands for all before it)",
+        _docker_versions,
+    ),
+    Row(
+        COM + "logging-driver.<driver>",
+        "each driver in ECS_AVAILABLE_LOGGING_DRIVERS that the API of this Docker has",
+        _logging_drivers,
+    ),
+    _option(COM + "selinux", "ECS_SELINUX_CAPABLE"),
+    _option(COM + "apparmor", "ECS_APPARMOR_CAPABLE"),
+    _api(COM + "task-iam-role", "1.19", "ECS_ENABLE_TASK_IAM_ROLE"),
+    _api(COM + "task-iam-role-network-host", "1.19", "ECS_ENABLE_TASK_IAM_ROLE_NETWORK_HOST"),
+    _row(ECS + "task-cpu-mem-limit", WITH_LIMITS, _limits),
+    _row(ECS + "increased-task-cpu-limit", WITH_LIMITS, _limits),
+    _api(COM + "ecr-auth", "1.19"),
+    _api(ECS + "execution-role-ecr-pull", "1.19"),
+    _row(
+        ECS + "container-health-check",
+        "Docker speaks API 1.24, and ECS_DISABLE_DOCKER_HEALTH_CHECK is not true",
+        lambda s: s.speaks("1.24") and not s.on("ECS_DISABLE_DOCKER_HEALTH_CHECK"),
+    ),
+    _option(ECS + "execution-role-awslogs", "ECS_ENABLE_AWSLOGS_EXECUTIONROLE_OVERRIDE"),
+    _always(ECS + "docker-plugin.local"),
+    Row(ECS + "docker-plugin.<name>", "each volume plugin of Docker that is on", _plugins),
+    Row(ECS + "nvidia-driver-version.<version>", WITH_GPU, _nvidia),
+    Row(ECS + "gpu-driver-version", WITH_GPU, _gpu_driver),
+    _row(
+        ECS + "pid-ipc-namespace-sharing", "Docker has the image amazon/amazon-ecs-pause:0.1.0",
+        lambda s: s.docker.pause_image_loaded,
+    ),
+    _always(ECS + "aws-appmesh"),
+    _always(ECS + "task-eia"),
+    _row(
+        ECS + "task-eia.optimized-cpu", "the CPU has avx, avx2, sse4_1 and sse4_2",
+        lambda s: s.host.optimized_for_inference,
+    ),
+    _always(ECS + "firelens.fluentd"),
+    _always(ECS + "firelens.fluentbit"),
+    _always(COM + "logging-driver.awsfirelens"),
+    _always(ECS + "logging-driver.awsfirelens.log-driver-buffer-limit"),
+    _always(ECS + "firelens.non-root-user"),
+    _always(ECS + "efs"),
+    _always(ECS + "storage.s3-files"),
+    _always(ECS + "firelens.options.config.file"),
+    _always(ECS + "firelens.options.config.s3"),
+    Row(
+        ECS + "<name>", "each name in ECS_VOLUME_PLUGIN_CAPABILITIES",
+        lambda s: [attribute(ECS + name) for name in s.config["ECS_VOLUME_PLUGIN_CAPABILITIES"]],
+    ),
+    _row(
+        ECS + "execute-command", "the parts of ECS Exec are installed, with one complete version",
+        lambda s: s.host.exec_agent,
+    ),
+    _row(
+        ECS + "storage.ebs-task-volume-attach", "ECS_EBSTA_SUPPORTED is true, and the EBS driver is installed",
+        lambda s: s.on("ECS_EBSTA_SUPPORTED") and s.host.ebs_driver,
+    ),
+    _option(ECS + "storage.ebsta-non-root-user", "ECS_EBSTA_SUPPORTED"),
+    _row(ECS + "external", "ECS_EXTERNAL is true", lambda s: s.settings.external),
+    _row(
+        ECS + "fault-injection", "iptables, tc, nsenter and the kernel's netem are there",
+        lambda s: s.host.fault_injection,
+    ),
+    _always(ECS + "ipv6-only"),
+    _row(
+        ECS + "imds-iam-roles", "IMDSIAMRolesEnabled is true in the configuration file",
+        lambda s: s.on("IMDSIAMRolesEnabled"),
+    ),
+)  # fmt: skip
+
+
+def attributes(s: Situation, new_instance: bool) -> list[Attribute]:
+    """All attributes of a registration, in order. Custom ones go with a new instance only."""
+    custom = [attribute(name, value) for name, value in s.settings.attributes.items()] if new_instance else []
+    return [*custom, *capabilities(s), *_about_the_instance(s)]
+
+
+def capabilities(s: Situation) -> list[Attribute]:
+    """What this agent can do here (spec 01 §6.5)."""
+    return [entry for row in TABLE for entry in offered(row, s)]
+
+
+def offered(row: Row, s: Situation) -> list[Attribute]:
+    """What of this row is registered here; instances outside of EC2 do without what needs it."""
+    return [] if s.settings.external and row.name in NOT_EXTERNAL else list(row.emit(s))
+
+
+def conditions(s: Situation) -> Iterator[tuple[str, str, str]]:
+    """For people: each capability, "yes" or "no", and the condition."""
+    for row in TABLE:
+        when = f"{row.when}; not outside of EC2" if row.name in NOT_EXTERNAL else row.when
+        yield row.name, "yes" if offered(row, s) else "no", when
+
+
+def _about_the_instance(s: Situation) -> Iterator[Attribute]:
     yield attribute("ecs.os-type", "linux")
     yield attribute("ecs.os-family", "LINUX")
     if s.settings.os_family:

@@ -1,20 +1,19 @@
-"""Which devices of this machine are there: network interfaces by MAC address, volumes by where they are mounted.
+"""Which devices of this machine are there: network interfaces by MAC address, volumes by what `storage` says of them.
 
-Read from the kernel's files, which costs microseconds and so needs no event stream: it is only done while ECS waits for
-a device (spec 04 §3.4, spec 05 §4).
+Interfaces are read from the kernel's files, which costs microseconds and so needs no event stream: it is only done
+while ECS waits for a device (spec 04 §3.4). A volume is there when the driver has mounted it, not when it is plugged in
+(spec 05 §4.2).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from common.model.agent import DeviceAttachment
+from common.model.agent import DeviceAttachment, TaskVolume
 from services.acs.attach import EBS
 
 LINKS = "/sys/class/net"
-MOUNTS = "/proc/self/mountinfo"
-VOLUMES = "/mnt/ecs/ebs"  # where volumes of tasks are mounted, by their sourceVolumeHostPath
 
 Presence = Callable[[DeviceAttachment], bool]
 
@@ -34,20 +33,17 @@ def hardware_addresses(root: str = LINKS) -> set[str]:
     return found
 
 
-def mount_points(path: str = MOUNTS) -> set[str]:
-    """Every mount point (proc(5), field 5 of mountinfo)."""
-    with open(path, encoding="utf-8", errors="surrogateescape") as file:
-        return {line.split(" ", 5)[4] for line in file}
+def presence(with_interfaces: bool, volumes: Mapping[str, TaskVolume]) -> Presence:
+    """Tells of one look around whether a device is there; `volumes` are those on record, by volume id.
 
-
-def presence(with_interfaces: bool, with_volumes: bool) -> Presence:
-    """Tells of one look around whether a device is there; a kind that is switched off is never there."""
+    Interfaces that are switched off are never there.
+    """
     addresses = hardware_addresses() if with_interfaces else set()
-    mounted = mount_points() if with_volumes else set()
 
     def is_there(record: DeviceAttachment) -> bool:
-        if record.kind == EBS:
-            return f"{VOLUMES}/{record.properties.get('sourceVolumeHostPath', '')}" in mounted
-        return record.device in addresses
+        if record.kind != EBS:
+            return record.device in addresses
+        volume = volumes.get(record.device)
+        return volume is not None and volume.staged and volume.attachment_arn == record.arn
 
     return is_there

@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import gevent
 import gevent.queue
 
 from common import keys
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 ROLE_TYPES = ("TaskApplication", "TaskExecution")
 REMEMBERED_TASKS = 10_000
 UPDATES_DISABLED = "Updates are disabled"
+ENGINE_SECONDS, ENGINE_LOOK_SECONDS = 1.0, 0.02  # a manifest waits for what the engine has not taken yet
 
 
 class Handlers:
@@ -49,9 +51,11 @@ class Handlers:
         instance: InstanceRecord,
         reject: Callable[[TaskChanged], None],
         attachments: Attachments,
+        untaken: Callable[[], int] = lambda: 0,
     ) -> None:
+        """`reject` reports a task that cannot be read; `untaken` counts commands that the engine has not done."""
         self._bus, self._roles, self._instance, self._reject = bus, roles, instance, reject
-        self._attachments = attachments
+        self._attachments, self._untaken = attachments, untaken
         self._inbox: gevent.queue.Queue[tuple[Channel, acs.Frame]] = gevent.queue.Queue()
         self._handed_over: OrderedDict[str, None] = OrderedDict()  # arns the engine may not have saved yet
         self._sequence = instance.current.manifest_sequence
@@ -198,6 +202,7 @@ class Handlers:
             return
         self._manifest_id, self._sequence = message["messageId"], timeline
         self._instance.change(manifest_sequence=timeline)
+        self._wait_for_engine()
         wanted = {
             t.get("taskArn") for t in message.get("tasks", []) if t is not None and t.get("desiredStatus") == "RUNNING"
         }
@@ -210,6 +215,12 @@ class Handlers:
         if extra:
             log.info("the task manifest does not list %s; ECS is asked whether they must stop", ", ".join(extra))
             channel.send(acs.stop_verification(message, extra))
+
+    def _wait_for_engine(self) -> None:
+        """Payloads that came before the manifest count: a task that is being stopped is no candidate."""
+        end = time.monotonic() + ENGINE_SECONDS
+        while self._untaken() and time.monotonic() < end:
+            gevent.sleep(ENGINE_LOOK_SECONDS)
 
     def _verified(self, channel: Channel, message: dict[str, Any]) -> None:
         if not message.get("messageId") or message["messageId"] != self._manifest_id:

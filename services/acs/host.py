@@ -15,6 +15,8 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from common.ebs import DRIVER_ARCHIVE
+
 log = logging.getLogger(__name__)
 
 PROGRAM_SECONDS = 10.0
@@ -22,7 +24,6 @@ PROGRAM_SECONDS = 10.0
 EXEC_ROOT, EXEC_INNER_ROOT = "/var/lib/ecs/deps/execute-command", "/managed-agents/execute-command"
 EXEC_FILES = ("amazon-ssm-agent", "ssm-agent-worker", "ssm-session-worker")
 VERSION_DIRECTORY = re.compile(r"^\d+(\.\d+)*$")
-EBS_DRIVER_IMAGE = "/var/lib/ecs/deps/daemons/ebs-csi-driver/ebs-csi-driver.tar"
 GPU_FILE = "/var/lib/ecs/gpu/nvidia-gpu-info.json"
 INFERENCE_FLAGS = {"avx", "avx2", "sse4_1", "sse4_2"}
 
@@ -56,7 +57,7 @@ def gather(ipv6_only: bool, gpu_support: bool) -> HostFacts:
         memory_mib=memory_mib(),
         optimized_for_inference=cpu_flags() >= INFERENCE_FLAGS,
         exec_agent=has_exec_agent(),
-        ebs_driver=os.path.exists(EBS_DRIVER_IMAGE),
+        ebs_driver=os.path.exists(DRIVER_ARCHIVE),
         fault_injection=can_inject_faults(ipv6_only),
         gpus=gpus() if gpu_support else None,
         architecture=os.uname().machine,

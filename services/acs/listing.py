@@ -1,8 +1,9 @@
 """`python -m services.acs --attributes`: the capabilities as a registration would send them (spec 01 §4).
 
 Reads the engine's DockerFacts as JSON from the standard input and prints one line per capability, its name, a tab and
-its value. Needs neither Redis nor the network: what only a real start finds out (GPUs, the place of the instance) is
-not there.
+its value: what scripts read. The standard error has the whole table for people, each capability with its condition and
+whether it is met here. Needs neither Redis nor the network: what only a real start finds out (GPUs, the place of the
+instance) is not there.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import msgspec
 from common.config import load
 from common.model.agent import DockerFacts
 from services.acs import host
-from services.acs.attributes import Situation, capabilities
+from services.acs.attributes import Situation, capabilities, conditions
 from services.acs.settings import from_config, routes_are_ipv6_only
 
 
@@ -34,6 +35,10 @@ def main(source: TextIO | None = None, out: TextIO | None = None) -> int:
     config = load(os.environ)
     settings = from_config(config, routes_are_ipv6_only())
     found = host.gather(settings.ipv6_only, gpu_support=False)
-    for entry in capabilities(Situation(config, settings, facts, found)):
+    situation = Situation(config, settings, facts, found)
+    for entry in capabilities(situation):
         out.write(f"{entry['name']}\t{entry.get('value', '')}\n")
+    table = list(conditions(situation))
+    width = max(len(name) for name, _, _ in table)
+    sys.stderr.write("".join(f"{here:3} {name:{width}} {when}\n" for name, here, when in table))
     return 0

@@ -160,7 +160,7 @@ class Registrar:
     def _with_default_cluster(self, first: ApiError, instance: Instance, offer: Offer, token: str) -> dict[str, Any]:
         """Second attempt of an agent without a configured cluster: make the default one if it is missing."""
         try:
-            if NO_CLUSTER in first.text or first.code == "ClusterNotFoundException":
+            if NO_CLUSTER in first.text:  # the words count, whatever the code
                 log.info("the cluster 'default' does not exist; it is created")
                 self._api.call("CreateCluster", {"clusterName": "default"})
             return self._attempts(instance, offer, token)

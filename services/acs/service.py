@@ -58,6 +58,8 @@ TIMINGS = Timings()
 
 def serve(context: Context) -> int:
     """Run until the process is to stop. Raises Terminal for what a restart would not mend."""
+    log.info("Starting Amazon ECS Agent", **fields(version=VERSION, commit=COMMIT))
+    log.info("Loading configuration")
     settings = from_config(context.config, routes_are_ipv6_only())
     default_no_proxy(settings.docker_socket)
     if settings.verify is False:
@@ -99,7 +101,6 @@ class Agent:
 
     def start(self) -> None:
         """Register, then start the jobs."""
-        log.info("Starting Amazon ECS Agent", **fields(version=VERSION, commit=COMMIT))
         if not self._settings.external:
             lifecycle.check_first_boot(self._metadata)
         if self._settings.warm_pools:
@@ -167,7 +168,8 @@ class Agent:
                 raise Temporary("the process is to stop")
 
     def _devices(self) -> devices.Presence:
-        return devices.presence(self._settings.task_eni, self._settings.task_volumes)
+        volumes = self._bus.durable.all(keys.VOLUME) if self._settings.task_volumes else {}
+        return devices.presence(self._settings.task_eni, volumes)
 
     def _offer(self, new: bool) -> Offer:
         situation = Situation(
@@ -214,7 +216,10 @@ class Agent:
         self._submission.restore()
         self._attachments.report = self._submission.attach
         self._attachments.restore()
-        handlers = Handlers(self._bus, self._roles, self._record, self._submission.reject, self._attachments)
+        handlers = Handlers(
+            self._bus, self._roles, self._record, self._submission.reject, self._attachments,
+            lambda: self._bus.durable.call(lambda client: int(client.xlen(keys.COMMANDS))),
+        )  # fmt: skip
         finder = Discovery(
             discovery.ACS, self._api.call, lambda: (cluster, arn), fixed=self._settings.acs_endpoint,
             known=self._record.current.acs_endpoint, keep=lambda found: gevent.spawn(self._keep_endpoint, found),

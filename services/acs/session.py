@@ -165,7 +165,7 @@ class Session:
         channel = self._connect()
         self._channel = channel
         self._send_credentials = False
-        log.info("Beginning Polling for updates: connected to ACS")
+        log.info("Beginning Polling for updates")
         self._announce(True, "connected")
         heartbeat = _Deadline()
         timers: list[gevent.Greenlet[..., None]] = [

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import signal
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import gevent
-from gevent import subprocess
+from gevent.os import make_nonblocking, nb_read
 
 from common import logs
 from common.model.task import Task
@@ -197,15 +198,39 @@ def _request(fault: str, operation: str, environ: dict[str, Any]) -> Blackhole |
 
 
 def run_command(command: Command, timeout_seconds: float) -> Result:
-    """Run without a shell; exit status and the combined output. Raises TimedOut after killing it, OSError."""
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    """Run without a shell; exit status and the combined output. Raises TimedOut after killing it, OSError.
+
+    A latency fault is 124 commands. subprocess would fork this process for each, 4 ms during which no request is
+    served; posix_spawn(3) shares its memory with the child until the program starts, 0.4 ms.
+    """
+    output, child_end = os.pipe2(os.O_CLOEXEC)
     try:
-        output, _ = process.communicate(timeout=timeout_seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-        raise TimedOut from None
-    return process.returncode, output
+        make_nonblocking(output)
+        try:
+            pid = os.posix_spawnp(command[0], command, os.environ, setsigdef=[signal.SIGPIPE], file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, child_end, 1),
+                (os.POSIX_SPAWN_DUP2, child_end, 2),
+            ])  # fmt: skip
+        finally:
+            os.close(child_end)
+        try:
+            with gevent.Timeout(timeout_seconds, TimedOut):
+                return _outcome(pid, output)
+        except TimedOut:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
+    finally:
+        os.close(output)
+
+
+def _outcome(pid: int, output: int) -> Result:
+    """Waits in the event loop: gevent has replaced waitpid(2), and knows of children that were spawned."""
+    said = b""
+    while data := nb_read(output, 1 << 16):
+        said += data
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), said
 
 
 def _error(status: int, text: str) -> Reply:

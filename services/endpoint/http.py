@@ -212,7 +212,7 @@ def _no_write(_data: bytes) -> None:
 
 
 def _response(status: str, headers: Iterable[tuple[str, str]], body: bytes, request: Request, keep: bool) -> bytes:
-    lines = [f"HTTP/1.1 {status}\r\n"]
+    lines = [f"HTTP/1.{0 if request.version_1_0 else 1} {status}\r\n"]
     for name, value in headers:
         if name != "Connection":
             lines.append(f"{name}: {value}\r\n")

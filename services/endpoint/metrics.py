@@ -24,7 +24,6 @@ from common.model.status import ContainerStatus, TaskStatus
 from common.version import COMMIT, VERSION
 from services.endpoint.counts import Counts
 from services.endpoint.exposition import CONTENT_TYPE, NO_LABELS, Sample, counter, gauge, histogram
-from services.endpoint.looplag import LoopLag
 from services.endpoint.periodic import Periodic
 from services.endpoint.reply import Reply
 from services.endpoint.view import View
@@ -114,13 +113,13 @@ class Metrics:
     """Renders the page."""
 
     def __init__(self, view: View, programs: Programs, waiting: Asked[int], docker: Asked[DockerCalls],
-                 counts: Counts, lag: LoopLag, now: Callable[[], float] = time.time) -> None:  # fmt: skip
+                 counts: Counts, now: Callable[[], float] = time.time) -> None:  # fmt: skip
         self.view, self.programs, self.waiting, self.docker = view, programs, waiting, docker
-        self.counts, self.lag, self.now = counts, lag, now
+        self.counts, self.now = counts, now
 
     def page(self, _environ: Mapping[str, Any]) -> Reply:
         """The answer to a scrape."""
-        families = (self._build, self._sessions, self._tasks, self._backlog, self._docker, self._programs, self._loop,
+        families = (self._build, self._sessions, self._tasks, self._backlog, self._docker, self._programs, self._loops,
                     self._requests)  # fmt: skip
         return Reply(200, "".join(text for family in families for text in family()).encode(), CONTENT_TYPE)
 
@@ -198,15 +197,15 @@ class Metrics:
             [({"program": state.program}, self.programs.restarts[state.program]) for state in states],
         )
 
-    def _loop(self) -> Iterator[str]:
-        rows = (
-            (counter, "stalls_total", "Times that it came back 50 ms late or more.", self.lag.stalls),
-            (counter, "stall_seconds_total", "Seconds lost in these stalls.", round(self.lag.seconds, 3)),
-            (gauge, "longest_stall_seconds", "The longest of these stalls.", round(self.lag.longest_seconds, 3)),
-        )
-        for make, name, meaning, value in rows:
-            text = f"Event loop of the process that serves this page. {meaning}"
-            yield make(f"ecs_agent_endpoint_event_loop_{name}", text, [(NO_LABELS, value)])
+    def _loops(self) -> Iterator[str]:
+        states = [(s.stalls, {"program": s.program}) for s in self.programs.observe()]
+        about = "Event loop of the program, since it started, told with its heartbeat."
+        yield counter("ecs_agent_event_loop_stalls_total", f"{about} Times that it was blocked for 50 ms or more.",
+                      [(labels, stalls.number) for stalls, labels in states])  # fmt: skip
+        yield counter("ecs_agent_event_loop_stall_seconds_total", f"{about} Seconds lost in these stalls.",
+                      [(labels, stalls.seconds) for stalls, labels in states])  # fmt: skip
+        yield gauge("ecs_agent_event_loop_longest_stall_seconds", f"{about} The longest of these stalls.",
+                    [(labels, stalls.longest) for stalls, labels in states])  # fmt: skip
 
     def _requests(self) -> Iterator[str]:
         answers: list[Sample] = [

@@ -30,7 +30,6 @@ from services.endpoint.http import Server
 from services.endpoint.introspection import Introspection
 from services.endpoint.lastview import LIFE_VARIABLE, LastView, life
 from services.endpoint.listeners import listen_until_it_works
-from services.endpoint.looplag import LoopLag
 from services.endpoint.metrics import Metrics, Programs, backlog, docker_calls
 from services.endpoint.periodic import Periodic
 from services.endpoint.shared import SharedBuckets
@@ -98,7 +97,7 @@ class Endpoint:
         self.tasks = taskserver.application(self.source, self.audit, self._buckets("requests", steady, burst),
                                             self.fault_routes, self.config, counts=self.counts)  # fmt: skip
         self.profiling = bool(self.config["ECS_ENABLE_RUNTIME_STATS"])
-        self.lag, self.programs = LoopLag(), Programs(context.run_dir)
+        self.programs = Programs(context.run_dir)
         self.last_view = LastView(context.run_dir, self.view, self.source.changed, self.source.durable.loaded)
         self.introspection = self._introspection() if introspection else None
         self.background = self._background() if introspection else []
@@ -107,12 +106,12 @@ class Endpoint:
     def _introspection(self) -> Introspection:
         bus = self.context.bus
         asked = backlog(bus.durable), docker_calls(bus.volatile)
-        metrics = Metrics(self.view, self.programs, *asked, self.counts, self.lag)
+        metrics = Metrics(self.view, self.programs, *asked, self.counts)
         return Introspection(self.source, self.profiling, metrics=metrics, counts=self.counts)
 
     def _background(self) -> list[Periodic]:
         """What the first worker does beside serving."""
-        found: list[Periodic] = [self.lag, self.programs]
+        found: list[Periodic] = [self.programs]
         if self.config["ECS_CHECKPOINT"] and self.last_view.life:
             found.append(self.last_view)
         statistics = runtimestats.of_config(self.config)

@@ -19,6 +19,7 @@ from services.endpoint.shapes import Version
 from services.endpoint.view import StatsEntry, TaskEntry, is_tracked
 
 NO_SAMPLE = b"null"
+NOTHING = StatsEntry()  # of a container that is not tracked
 RATES = "network_rate_stats"
 MISSING_STATUS = {2: 400, 3: 400, 4: 500}  # for a container or task without stats
 UNKNOWN_STATUS = {3: 400, 4: 404}
@@ -71,6 +72,9 @@ class Stats:
 
         return handler
 
+    def _tracks(self, entry: TaskEntry, container: Container) -> bool:
+        return not self.disabled and is_tracked(entry.task, container)
+
     def _current(self, entry: TaskEntry) -> StatsEntry:
         if self.disabled:
             return StatsEntry()
@@ -78,13 +82,13 @@ class Stats:
         return self.view.stats_of(entry.task.arn)
 
     def _container(self, entry: TaskEntry, container: Container, version: Version) -> Reply:
-        stats = self._current(entry)
-        if not is_tracked(container, stats):
+        if not self._tracks(entry, container):
             return _missing("container", container.docker_id, version)
+        stats = self._current(entry)
         key = ("container", version, container.docker_id)
         reply = stats.answers.get(key)
         if reply is None:
-            reply = stats.answers[key] = Reply(200, _shown(stats, container, version))
+            reply = stats.answers[key] = Reply(200, _shown(stats, container.docker_id, version))
         return reply
 
     def _task(self, entry: TaskEntry, version: Version) -> Reply:
@@ -95,14 +99,15 @@ class Stats:
         key = ("task", version, entry)
         reply = stats.answers.get(key)
         if reply is None:
-            items = {c.docker_id: _shown(stats, c, version) for c in containers}
+            items = {c.docker_id: _shown(stats if self._tracks(entry, c) else NOTHING, c.docker_id, version)
+                     for c in containers}  # fmt: skip
             body = b",".join(encode(id_) + b":" + shown for id_, shown in items.items())
             reply = stats.answers[key] = Reply(200, b"{" + body + b"}")
         return reply
 
 
-def _shown(stats: StatsEntry, container: Container, version: Version) -> bytes:
-    data = stats.by_id[container.docker_id] if is_tracked(container, stats) else NO_SAMPLE
+def _shown(stats: StatsEntry, docker_id: str, version: Version) -> bytes:
+    data = stats.by_id.get(docker_id, NO_SAMPLE)
     if data == NO_SAMPLE:
         return b"{}" if version == 4 else NO_SAMPLE
     return data if version == 4 else without_rates(data)

@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 
 TOTAL_SECONDS = 4.0
 RETRIED = ("ThrottlingException", "ServerException", "LimitExceededException")
+# The errors of ListTagsForResource in the ECS API reference.
+DECLARED = ("AccessDeniedException", "ClientException", "ClusterNotFoundException", "InvalidParameterException",
+            "ServerException")  # fmt: skip
 DELAY_START, DELAY_MAXIMUM, DELAY_MULTIPLIER, DELAY_JITTER = 0.5, 10.0, 1.5, 0.1
 INSTANCE_FIELD, TASK_FIELD = "ContainerInstanceTags", "TaskTags"
 
@@ -84,5 +87,7 @@ class _Failed(Exception):
 
 
 def _cause(error: EcsError) -> str:
+    """In the words of the reference's SDK, which names errors that the operation does not declare in another way."""
+    declared = "" if error.code in DECLARED else "api error "
     return (f"operation error ECS: ListTagsForResource, https response error StatusCode: {error.status}, "
-            f"RequestID: {error.request_id}, {error.code}: {error.message}")  # fmt: skip
+            f"RequestID: {error.request_id}, {declared}{error.code}: {error.message}")  # fmt: skip

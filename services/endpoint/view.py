@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from common.model.agent import Credentials, DockerFacts, Instance, Session, TaskStats
-from common.model.status import ContainerStatus
+from common.model.status import TaskStatus
 from common.model.task import Container, Task
 from services.endpoint.reply import Reply
 from services.endpoint.shapes import Place
@@ -48,7 +48,7 @@ class StatsEntry:
     stats: TaskStats | None = None
     read_at: float = float("-inf")
     changed: bool = True
-    by_id: dict[str, bytes] = field(default_factory=dict)  # tracked containers: docker id -> rendered stats
+    by_id: dict[str, bytes] = field(default_factory=dict)  # docker id -> rendered stats
     answers: dict[object, Reply] = field(default_factory=dict)
 
 
@@ -157,9 +157,13 @@ class View:
         entry.stats, entry.read_at, entry.changed = stats, read_at, False
 
 
-def is_tracked(container: Container, stats: StatsEntry) -> bool:
-    """Whether the container has stats: it runs, and telemetry follows it (spec 06 §14.3)."""
-    return container.known != ContainerStatus.STOPPED and container.docker_id in stats.by_id
+def is_tracked(task: Task, container: Container) -> bool:
+    """Whether the container has stats: from the moment the engine saw it run until it saw it stop (spec 06 §14.3).
+
+    Telemetry notices both a second later at most; until it has a sample there is none to show, which is no error.
+    """
+    runs = bool(container.docker_id) and container.known.is_running
+    return runs and bool(task.family) and not task.is_internal and task.known < TaskStatus.STOPPED
 
 
 def _credentials_ids(task: Task) -> Iterable[str]:

@@ -36,6 +36,7 @@ from common.model.task import Resource, Task
 from services.engine.admission import Admission, host_of
 from services.engine.core.decide import Admitted, CredentialsArrived, Desire, Happened, Inadmissible, PullBegan
 from services.engine.core.effects import DockerEvent, Effect, Outcome, Resync, SetupError
+from services.engine.core.progress import needs_admission
 from services.engine.core.turn import Settings
 from services.engine.crew import Crew
 from services.engine.images import Images
@@ -64,6 +65,8 @@ class HandsLike(Protocol):
     def facts(self) -> DockerFacts: ...
 
     def refresh_facts(self) -> DockerFacts: ...
+
+    def load_daemon_image(self) -> bool: ...
 
     def list_containers(self) -> list[tuple[str, str, dict[str, str], str]]: ...
 
@@ -155,6 +158,11 @@ class Engine:
         """Begin to read Docker's events; `stream_open` is set when the stream is."""
         self._greenlets.append(gevent.spawn(self._forever, self._read_events))
 
+    def load_images(self) -> None:
+        """Load the images of the agent's own tasks, and publish that they are there."""
+        if self.hands.load_daemon_image():
+            self._refresh_facts()
+
     def stop(self, seconds: float) -> None:
         """Take nothing new, let every worker save, within `seconds`. The containers run on."""
         for greenlet in self._greenlets:
@@ -236,7 +244,7 @@ class Engine:
             if known:
                 self._deliver(message.task.arn, Desire(message.task.desired), entry.id)
             else:
-                self.add(message.task, True, [entry.id]).start()
+                self._begin(message.task, entry.id)
         elif isinstance(message, StopVerified):
             stop = Desire(TaskStatus.STOPPED, "the task manifest says that it shall not run")
             self._deliver(message.arn, stop, entry.id)
@@ -248,6 +256,13 @@ class Engine:
             self.records.acknowledge(entry.id)
         elif isinstance(message, ForgetEverything):
             self._forget_everything(message.reason, entry.id)
+
+    def _begin(self, task: Task, entry_id: str) -> None:
+        """A new task. It waits for host resources in the order of arrival, however long the set-up of each takes."""
+        worker = self.add(task, True, [entry_id])
+        if needs_admission(worker.task):
+            self.admission.enter(worker.task)
+        worker.start()
 
     def _forget_everything(self, reason: str, entry_id: str) -> None:
         """The tasks belong to another instance. Their containers are left alone, as the reference does.

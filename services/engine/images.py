@@ -40,13 +40,21 @@ class Images:
         self._changed = gevent.event.Event()
 
     def load(self, tasks: Iterable[Task]) -> None:
-        """Read the saved references and rebuild who uses them. The saved names stay as they are."""
+        """Read the saved references and rebuild who uses them. The saved names stay as they are.
+
+        A reference that a crash lost before it was written begins anew, or nobody would ever remove its image.
+        """
         self.references = self.bus.durable.all(keys.IMAGE)
         users: dict[str, list[str]] = {}
+        names: dict[str, str] = {}
         for task in tasks:
             for container in task.containers:
                 if container.image_id and not container.is_internal:
                     users.setdefault(container.image_id, []).append(user_of(task, container.name))
+                    names.setdefault(container.image_id, container.image)
+        now = self.clock.now()
+        for image_id in users.keys() - self.references.keys():
+            self._set(ImageReference(image_id=image_id, names=(names[image_id],), pulled_at=now, last_used_at=now))
         for image_id, reference in list(self.references.items()):
             found = tuple(users.get(image_id, ()))
             if found != reference.containers:

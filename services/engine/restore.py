@@ -52,7 +52,7 @@ def settle_limits(engine: Engine, tasks: Iterable[Task]) -> None:
     """
     if not engine.facts.task_limits_enabled:
         return
-    without = next((t for t in tasks if t.prepared and not t.limits_enabled and t.known != TaskStatus.STOPPED), None)
+    without = next((t for t in tasks if _runs_without_limits(t)), None)
     if without is None:
         return
     if engine.config["ECS_ENABLE_TASK_CPU_MEM_LIMIT"]:
@@ -62,6 +62,10 @@ def settle_limits(engine: Engine, tasks: Iterable[Task]) -> None:
         )
     log.warning("task limits are off, because task %s was started without them", without.arn)
     engine.without_limits()
+
+
+def _runs_without_limits(task: Task) -> bool:
+    return task.prepared and not (task.limits_enabled or task.is_internal) and task.known != TaskStatus.STOPPED
 
 
 def holds_resources(task: Task) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import gevent
+
 from common.backoff import Backoff
 from common.bus import Bus
 from common.clock import SystemClock
@@ -39,7 +41,9 @@ def serve(context: Context, make_hands: MakeHands = real_hands) -> int:
     hands.on_pull_began = engine.pull_began
     count = restore(engine)
     engine.start(partial(_commands_may_begin, context, f"{count} tasks taken up"))
+    loading = gevent.spawn(engine.load_images)
     context.stopping.wait()
+    loading.kill(block=False)
     engine.stop(STOP_SECONDS)
     return 0
 

@@ -146,7 +146,8 @@ class Cycle:
 
     def _untracked_containers(self) -> None:
         known = {c.docker_id for t in self.tasks() for c in t.containers if c.docker_id}
-        found = [c for c in map(self.daemon.container, set(self.daemon.container_ids()) - known) if c]
+        unknown = [id_ for id_ in self.daemon.container_ids() if id_ not in known]
+        found = [c for c in map(self.daemon.container, unknown) if c]
         for container in plan.removable_containers(found, known, self.limits, self.clock.now()):
             if self.gone.containers == self.limits.untracked_containers_per_cycle:
                 return

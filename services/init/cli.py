@@ -153,6 +153,7 @@ def start(environ: Mapping[str, str]) -> None:
     merged, notes = launch.environment_of(environ)
     for note in notes:
         log.warning(note)
+    predecessor.warn_of_database(Path(merged["ECS_DATADIR"]), log)
     try:
         predecessor.remove_agent_container(host.docker_socket(environ.get("DOCKER_HOST", "")), log)
     except predecessor.DockerAway as error:

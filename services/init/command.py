@@ -21,6 +21,7 @@ from msgspec import Struct
 _OUTPUT_LIMIT = 8 << 20  # bytes; a listing of ten thousand rules is about 1 MB
 _FIRST_PAUSE_SECONDS = 0.001  # most calls are over by then
 _LONGEST_PAUSE_SECONDS = 0.02
+_ENVIRONMENT = ("PATH", "HOME", "XTABLES_LIBDIR", "XTABLES_LOCKFILE")
 _DEFAULT_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGCHLD)
 
 
@@ -76,7 +77,8 @@ def _spawn(argv: Sequence[str], output: int, errors: int) -> int:
         (os.POSIX_SPAWN_DUP2, errors, 2),
     ]
     # A process group of its own: Ctrl-C in the terminal must not kill iptables between two rules.
-    environment = {**os.environ, "LC_ALL": "C"}
+    # Of the environment only what such tools read: the rest may hold passwords of registries.
+    environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ} | {"LC_ALL": "C"}
     try:
         return os.posix_spawn(
             argv[0],

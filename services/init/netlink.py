@@ -1,10 +1,11 @@
-"""Three questions to the kernel that need no program: rule-set generation, default route, one host route.
+"""What the kernel tells without a program: changes of the rule set, its generation, default route, one host route.
 
 `generation` answers in microseconds whether any rule of the nf_tables back end changed since the last look, so that
-the periodic check costs a fork only when something did change. The routes are asked by netlink as well, because the
-text of `ip route` differs between versions and the tool is missing on small hosts.
+the periodic check costs a fork only when something did change; `subscribe` lets the kernel say so at once. The routes
+are asked by netlink as well, because the text of `ip route` differs between versions and the tool is missing on small
+hosts.
 
-Sources: linux/netlink.h, linux/rtnetlink.h, linux/netfilter/nf_tables.h (NFT_MSG_GETGEN).
+Sources: linux/netlink.h, linux/rtnetlink.h, linux/netfilter/nfnetlink.h, nf_tables.h (NFT_MSG_GETGEN).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ _ERROR, _DONE = 2, 3
 _NEWROUTE, _DELROUTE, _GETROUTE = 24, 25, 26
 _GETGEN = (10 << 8) | 16
 _GEN_ID = 1
+_NFT_GROUP = 7  # NFNLGRP_NFTABLES
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_TABLE = 1, 4, 5, 15
 _TABLE_MAIN, _PROTO_BOOT, _SCOPE_LINK, _UNICAST = 254, 3, 253, 1
 _HEADER = struct.Struct("=IHHII")
@@ -78,6 +80,21 @@ def generation() -> int | None:
     except OSError:
         return None
     return None
+
+
+def subscribe() -> socket.socket | None:
+    """A socket that has something to read after each change of the nf_tables rule set; None when the kernel refuses.
+
+    Hearing of nothing is no proof that nothing changed: the legacy back end tells nobody, and an overrun loses messages
+    (recv then raises ENOBUFS, which is as good a sign as any message).
+    """
+    channel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
+    try:
+        channel.bind((0, 1 << (_NFT_GROUP - 1)))
+    except OSError:
+        channel.close()
+        return None
+    return channel
 
 
 def has_ipv4_default_gateway() -> bool:

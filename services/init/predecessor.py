@@ -1,7 +1,8 @@
-"""The Go agent's container, which must not run beside this agent: they would share ports and data (spec 09 §16.4).
+"""What the Go agent left: its container, and its database.
 
-It is stopped with 10 s, in which it saves its state, and removed; tasks are not touched. Plain HTTP on Docker's socket,
-without the SDK, as for the name of the bridge.
+The container must not run beside this agent: they would share ports and data (spec 09 §16.4). It is stopped with 10 s,
+in which it saves its state, and removed; tasks are not touched. Plain HTTP on Docker's socket, without the SDK, as for
+the name of the bridge. The database is neither read nor deleted, for a way back (spec 10 §16 Q11).
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ import json
 import logging
 import urllib.parse
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from common.backoff import Backoff
 from services.init import host
 
 NAME = "/ecs-agent"
+DATABASE = "agent.db"
 _STOP_SECONDS = 10
 _LIST_SECONDS = 3.0
 _STOP_ANSWER_SECONDS = 20.0  # the answer comes after the container's end
@@ -23,6 +26,19 @@ _STOP_ANSWER_SECONDS = 20.0  # the answer comes after the container's end
 
 class DockerAway(OSError):
     """Docker did not say which containers there are."""
+
+
+def warn_of_database(data: Path, log: logging.Logger) -> bool:
+    """Say that the Go agent's tasks are not taken over, as long as this agent has no state of its own in `data`."""
+    database = data / DATABASE
+    if not database.exists() or any(data.glob("redis/appendonlydir/*")):
+        return False
+    log.warning(
+        "%s is the Go agent's state, which this agent cannot read: the instance registers anew, and tasks that the Go "
+        "agent started run on unmanaged. The file is kept for a way back",
+        database,
+    )
+    return True
 
 
 def wait_and_remove(socket_path: str, log: logging.Logger, stopping: Callable[[float], bool]) -> None:

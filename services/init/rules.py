@@ -76,93 +76,43 @@ def go_boolean(text: str) -> tuple[bool, bool]:
     return text in _GO_TRUE, text in _GO_TRUE or text in _GO_FALSE
 
 
+_TO_ENDPOINT = ("-p", "tcp", "-d", ENDPOINT_ADDRESS, "--dport", "80")
+_TO_INTROSPECTION = ("-p", "tcp", "--dport", str(INTROSPECTION_PORT))
+
+
 def credentials_prerouting() -> Rule:
     """R1."""
-    return Rule(
-        "R1",
-        4,
-        "nat",
-        "PREROUTING",
-        "append",
-        (
-            "-p",
-            "tcp",
-            "-d",
-            ENDPOINT_ADDRESS,
-            "--dport",
-            "80",
-            "-j",
-            "DNAT",
-            "--to-destination",
-            f"127.0.0.1:{ENDPOINT_PORT}",
-        ),
-        "containers reach the credentials and metadata endpoint",
-    )
+    args = (*_TO_ENDPOINT, "-j", "DNAT", "--to-destination", f"127.0.0.1:{ENDPOINT_PORT}")
+    purpose = "containers reach the credentials and metadata endpoint"
+    return Rule("R1", 4, "nat", "PREROUTING", "append", args, purpose)
 
 
 def localhost_filter() -> Rule:
     """R2."""
-    return Rule(
-        "R2",
-        4,
-        "filter",
-        "INPUT",
-        "insert",
-        (
-            "--dst",
-            "127.0.0.0/8",
-            "!",
-            "--src",
-            "127.0.0.0/8",
-            "-m",
-            "conntrack",
-            "!",
-            "--ctstate",
-            "RELATED,ESTABLISHED,DNAT",
-            "-j",
-            "DROP",
-        ),
-        "other hosts on the link cannot reach services on 127.0.0.0/8",
-    )
+    foreign = ("--dst", "127.0.0.0/8", "!", "--src", "127.0.0.0/8")
+    args = (*foreign, "-m", "conntrack", "!", "--ctstate", "RELATED,ESTABLISHED,DNAT", "-j", "DROP")
+    purpose = "other hosts on the link cannot reach services on 127.0.0.0/8"
+    return Rule("R2", 4, "filter", "INPUT", "insert", args, purpose)
 
 
 def introspection_block(family: Family, loopback: str) -> Rule:
     """R3."""
-    return Rule(
-        "R3",
-        family,
-        "filter",
-        "INPUT",
-        "insert",
-        ("-p", "tcp", "--dport", str(INTROSPECTION_PORT), "!", "-i", loopback, "-j", "DROP"),
-        "other hosts cannot reach the introspection port",
-    )
+    args = (*_TO_INTROSPECTION, "!", "-i", loopback, "-j", "DROP")
+    return Rule("R3", family, "filter", "INPUT", "insert", args, "other hosts cannot reach the introspection port")
 
 
 def introspection_bridge(family: Family, bridge: str) -> Rule:
     """R4."""
-    return Rule(
-        "R4",
-        family,
-        "filter",
-        "INPUT",
-        "insert",
-        ("-p", "tcp", "--dport", str(INTROSPECTION_PORT), "-i", bridge, "-j", "ACCEPT"),
-        "containers on the default bridge reach the introspection port",
-    )
+    args = (*_TO_INTROSPECTION, "-i", bridge, "-j", "ACCEPT")
+    purpose = "containers on the default bridge reach the introspection port"
+    return Rule("R4", family, "filter", "INPUT", "insert", args, purpose)
 
 
 def credentials_output() -> Rule:
     """R5."""
-    return Rule(
-        "R5",
-        4,
-        "nat",
-        "OUTPUT",
-        "append",
-        ("-p", "tcp", "-d", ENDPOINT_ADDRESS, "--dport", "80", "-j", "REDIRECT", "--to-ports", str(ENDPOINT_PORT)),
-        "host processes and host-mode tasks reach the credentials and metadata endpoint",
-    )
+    args = (*_TO_ENDPOINT, "-j", "REDIRECT", "--to-ports", str(ENDPOINT_PORT))
+    purpose = "host processes and host-mode tasks reach the credentials and metadata endpoint"
+    return Rule("R5", 4, "nat", "OUTPUT", "append", args, purpose)
 
 
 def desired_rules(switches: Switches, facts: HostFacts) -> tuple[Rule, ...]:

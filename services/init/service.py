@@ -2,7 +2,9 @@
 
 A look asks the kernel for the mark of the current rule set (a number from nf_tables, a hash from the legacy back end),
 which costs microseconds; only a new mark, or a full minute, costs a listing by iptables-save. Where the kernel gives no
-mark every look is a listing. Flushed rules are found within five seconds either way (DESIGN §2; spec 09 §15 N7).
+mark every look is a listing. nf_tables also tells of each change, and the look comes at once: Docker changes rules of
+its own with every container, so changes are gathered, and there is at most one early look a second. Flushed rules are
+found within five seconds either way (DESIGN §2; spec 09 §15 N7).
 
 The process never ends because of an error (N11). Where rules cannot be changed at all (no iptables, no CAP_NET_ADMIN:
 a container, a CI machine), and in local mode, the tree can still work for tasks that need no credentials: the reason
@@ -11,12 +13,15 @@ is told once and the process counts as ready, with that reason as its detail. As
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import gevent
+import gevent.event
 
 from common.backoff import Backoff
 from common.process import Context
@@ -32,6 +37,8 @@ LOOK_SECONDS = 2.0
 LISTING_LOOK_SECONDS = 3.0
 FULL_LOOK_SECONDS = 60.0
 DOCKER_REPEAT_SECONDS = 300.0
+SETTLE_SECONDS = 0.1  # a reload of a firewall is several changes in a row
+EARLY_LOOK_SECONDS = 1.0
 
 
 def serve(context: Context) -> int:
@@ -95,6 +102,25 @@ class BridgeWatch:
         return name != known, name
 
 
+class ChangeWatch:
+    """Hears from the kernel of changes of the rule set. What it misses, the next look finds."""
+
+    def __init__(self) -> None:
+        self.heard = gevent.event.Event()
+        self._channel = netlink.subscribe()
+        if self._channel is not None:
+            gevent.spawn(self._listen, self._channel)
+
+    def _listen(self, channel: socket.socket) -> None:
+        while True:
+            try:
+                channel.recv(1 << 16)
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    return
+            self.heard.set()
+
+
 class Service:
     """One incarnation of the netfilter manager under the process skeleton."""
 
@@ -110,6 +136,7 @@ class Service:
         self._mark: int | bytes | None = None
         self._intact = False
         self._looked = 0.0
+        self._changes: ChangeWatch | None = None
         self._installed = False
         self._told = ""
         self.repairs = 0
@@ -117,8 +144,19 @@ class Service:
     def run(self) -> None:
         """Until the context is stopping."""
         while not self._context.stopping.is_set():
-            self._context.stopping.wait(self._step())
+            self._pause(self._step())
         self._leave()
+
+    def _pause(self, seconds: float) -> None:
+        """Wait for the next look; less when the kernel tells of a change. After a failure the back-off alone counts."""
+        stopping = self._context.stopping
+        if self._changes is None or self._told:
+            stopping.wait(seconds)
+            return
+        gevent.wait((stopping, self._changes.heard), timeout=seconds, count=1)
+        if self._changes.heard.is_set():
+            stopping.wait(max(SETTLE_SECONDS, self._looked + EARLY_LOOK_SECONDS - time.monotonic()))
+            self._changes.heard.clear()
 
     def _step(self) -> float:
         """One look, and what it makes necessary. Returns the seconds to the next."""
@@ -142,6 +180,8 @@ class Service:
     def _begin(self) -> None:
         self._manager.start()
         self._nf_tables = self._netfilter.uses_nf_tables()
+        if self._nf_tables and self._changes is None:
+            self._changes = ChangeWatch()
         self._full_look()
 
     def _look(self) -> None:

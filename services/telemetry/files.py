@@ -82,9 +82,9 @@ def _places(base: str, docker_id: str, task_id: str) -> Iterator[str]:
     scope = f"docker-{docker_id}.scope"
     yield f"{base}/ecs/{task_id}/{docker_id}"
     yield f"{base}/ecstasks.slice/ecstasks-{task_id}.slice/{scope}"
+    yield f"{base}/ecstasks.slice/ecstasks-{task_id}.slice/{docker_id}"  # v2 with the cgroupfs driver
     yield f"{base}/docker/{docker_id}"
     yield f"{base}/system.slice/{scope}"
-    yield f"{base}/ecstasks-{task_id}.slice/{docker_id}"  # v2 with the cgroupfs driver
 
 
 def _started(host: Host, pid: int) -> int:

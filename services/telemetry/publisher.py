@@ -2,7 +2,7 @@
 
 Deadlines are fixed points in time, without jitter, counted from the start of the process and independent of any
 connection. The first publish comes at once. Every third tick asks the Service Connect proxies for their metrics and
-attaches what is new. EBS volumes are measured by statfs(2), as the volume driver does, outside of the event loop.
+attaches what is new. EBS volumes are measured by their driver, all at once.
 
 Samples count as published when their message found room; otherwise the next message reports them too. The reference
 marks them before and loses them (spec 07 §21).
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import http.client
 import logging
-import os
 import socket
 import time
 import uuid
@@ -20,8 +19,8 @@ from collections.abc import Callable
 
 import gevent
 import gevent.event
-from gevent.threadpool import ThreadPool
 
+from common.ebs import staging_path
 from services.telemetry.core import metrics
 from services.telemetry.core.book import Book, TaskEntry
 from services.telemetry.core.requests import HEALTH, METRICS, Sender, envelope, health_requests, metrics_requests
@@ -32,12 +31,18 @@ from services.telemetry.mailbox import Mailbox
 log = logging.getLogger(__name__)
 
 SERVICE_CONNECT_EVERY = 3  # ticks
-EBS_ROOT = "/mnt/ecs/ebs"
 VOLUME_SECONDS = 1.0
-VOLUMES_AT_ONCE = 8  # threads; one that hangs in the kernel is lost until the volume answers
 ADMIN_SOCKET = "/var/run/ecs/service_connect/{task}/appnet_admin.sock"
 ADMIN_REQUEST = "/stats/prometheus?usedonly&filter=metrics_extension&delta"
 ADMIN_SECONDS = 2.0
+
+VolumeUse = Callable[[str, str, float], tuple[int, int]]
+"""(volume id, path, seconds) -> used and total bytes; raises OSError."""
+
+
+def no_driver(volume_id: str, path: str, seconds: float) -> tuple[int, int]:
+    """There is nobody to measure volumes."""
+    raise OSError("there is no volume driver")
 
 
 class Publisher:
@@ -45,12 +50,12 @@ class Publisher:
 
     def __init__(
         self, book: Book, sender: Callable[[], Sender], metrics_box: Mailbox, health_box: Mailbox,
-        seconds: float = PUBLISH_SECONDS,
+        seconds: float = PUBLISH_SECONDS, volume_use: VolumeUse = no_driver,
     ) -> None:  # fmt: skip
         self._book, self._sender = book, sender
         self._metrics, self._health = metrics_box, health_box
         self._seconds = seconds
-        self._volumes_pool = ThreadPool(VOLUMES_AT_ONCE)
+        self._volume_use = volume_use
 
     def run(self, stopping: gevent.event.Event) -> None:
         """Publish now and at every tick until `stopping`."""
@@ -104,7 +109,7 @@ class Publisher:
     # -- volumes and proxies -------------------------------------------------------------------
 
     def _measure_volumes(self) -> dict[str, tuple[int, int]]:
-        """Used and total bytes by volume id; a volume that does not answer in time is left out, and delays no other."""
+        """Used and total bytes by volume id; one that the driver does not tell of in time is left out."""
         volumes = [(entry.arn, id_, path) for entry in self._book.tasks.values() for id_, _, path in entry.volumes]
         measures = [gevent.spawn(self._measure_volume, *volume) for volume in volumes]
         gevent.joinall(measures)
@@ -112,22 +117,29 @@ class Publisher:
 
     def _measure_volume(self, arn: str, id_: str, directory: str) -> tuple[int, int] | None:
         try:
-            with gevent.Timeout(VOLUME_SECONDS, TimeoutError(f"no answer within {VOLUME_SECONDS:.0f} s")):
-                used, size = self._volumes_pool.apply(volume_use, (f"{EBS_ROOT}/{directory}",))
+            return self._volume_use(id_, staging_path(directory), VOLUME_SECONDS)
         except OSError as error:
             log.debug("volume %s of task %s has no metrics: %s", id_, arn, error)
             return None
-        return used, size
 
     def _scrape(self) -> None:
         entries = [e for e in self._book.tasks.values() if e.service_connect]
         gevent.joinall([gevent.spawn(_scrape_one, entry) for entry in entries], timeout=ADMIN_SECONDS + 1)
 
 
-def volume_use(path: str) -> tuple[int, int]:
-    """Used and total bytes of the file system mounted at `path`. Raises OSError."""
-    info = os.statvfs(path)
-    return (info.f_blocks - info.f_bfree) * info.f_bsize, info.f_blocks * info.f_bsize
+def driver_volume_use(socket_path: str) -> VolumeUse:
+    """Asks the CSI driver behind `socket_path`. The client is loaded when the first volume is measured."""
+
+    def volume_use(volume_id: str, path: str, seconds: float) -> tuple[int, int]:
+        from common.csi import CsiError, Driver
+
+        try:
+            found = Driver(socket_path).usage(volume_id, path, seconds)
+        except CsiError as error:
+            raise OSError(str(error)) from error
+        return found.used, found.total
+
+    return volume_use
 
 
 def _scrape_one(entry: TaskEntry) -> None:

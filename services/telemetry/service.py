@@ -16,6 +16,7 @@ import gevent.event
 from common import discovery, logs
 from common.bus import RESET, Change, FeedItem
 from common.errors import Temporary
+from common.host_paths import host_path
 from common.keys import FACTS, FACTS_ID, INSTANCE, INSTANCE_ID, SESSION, TASK
 from common.model.agent import DockerFacts, Instance
 from common.model.agent import Session as SessionDocument
@@ -31,7 +32,7 @@ from services.telemetry.discovery import Caller, settings
 from services.telemetry.dockerd import Daemon
 from services.telemetry.files import Host, this_host
 from services.telemetry.mailbox import Mailbox
-from services.telemetry.publisher import Publisher
+from services.telemetry.publisher import Publisher, driver_volume_use
 from services.telemetry.restarts import Restarts
 from services.telemetry.sampler import Sampler
 from services.telemetry.session import Outlet, Session, Timers
@@ -63,11 +64,11 @@ def sampling_interval(wait_seconds: float) -> float:
 
 
 class Service:
-    """Everything of this process, put together. `timers` shortens the TCS session's times for a test."""
+    """Everything of this process, put together. `timers` are shortened by a test."""
 
     def __init__(self, context: Context, host: Host, timers: Timers | None = None) -> None:
         config = context.config
-        self._context, self._log, self._timers = context, context.log, timers
+        self._context, self._log, self._timers = context, context.log, timers or Timers()
         self._durable, self._volatile = context.bus.durable, context.bus.volatile
         polling = bool(config["ECS_POLL_METRICS"])
         interval = sampling_interval(config["ECS_POLLING_METRICS_WAIT_DURATION"])
@@ -179,7 +180,8 @@ class Service:
             docker_version=lambda: self._facts.server_version,
             verify=chosen.verify,
         )
-        publisher = Publisher(self.book, self._sender, *self._boxes)
+        volume_use = driver_volume_use(host_path(config["CSIDriverSocketPath"]))
+        publisher = Publisher(self.book, self._sender, *self._boxes, self._timers.publish, volume_use)
         session = Session(outlet, self._boxes, check, self._tell_session, self._timers)
         runners: list[gevent.Greenlet[..., object]] = [
             gevent.spawn(publisher.run, stopping),

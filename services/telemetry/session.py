@@ -42,6 +42,7 @@ from common.session import connect as open_channel
 from common.version import COMMIT, VERSION
 from services.telemetry.core.doctor import RuntimeCheck
 from services.telemetry.core.requests import STATUS, Sender, envelope, status_request
+from services.telemetry.core.samples import PUBLISH_SECONDS
 from services.telemetry.mailbox import Mailbox
 
 log = logging.getLogger(__name__)
@@ -87,13 +88,14 @@ class Envelope(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Timers:
-    """Seconds; a test shortens them."""
+    """Seconds, those of the publisher included; a test shortens them."""
 
     heartbeat: float = HEARTBEAT_SECONDS
     heartbeat_jitter: float = HEARTBEAT_JITTER
     disconnect: float = DISCONNECT_SECONDS
     disconnect_jitter: float = DISCONNECT_JITTER
     status: float = STATUS_SECONDS
+    publish: float = PUBLISH_SECONDS
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from services.volumes import decoding
 from services.volumes.errors import BadRequest, PluginError
 from services.volumes.plugin import Plugin
 from services.volumes.state import escape
@@ -55,30 +56,21 @@ class Fields:
             if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string"):
                 raise BadRequest("unexpected EOF") from error
             raise BadRequest(f"invalid character {text[error.pos]!r}: {error.msg}") from error
-        if value is not None and not isinstance(value, dict):
-            raise BadRequest(f"json: cannot unmarshal {_go_type(value)} into a request")
-        self._values = {key.lower(): item for key, item in (value or {}).items()}
+        found = decoding.mapping(value, _refusal("a request"))
+        self._values = {key.lower(): item for key, item in found.items()}
 
     def text(self, name: str) -> str:
         """A string field."""
-        return _string(self._values.get(name.lower()), name)
+        return decoding.text(self._values.get(name.lower()), _refusal(f"field {name} of type string"))
 
     def map(self, name: str) -> dict[str, str]:
         """A field that maps strings to strings."""
-        value = self._values.get(name.lower())
-        if value is None:
-            return {}
-        if not isinstance(value, dict):
-            raise BadRequest(f"json: cannot unmarshal {_go_type(value)} into field {name} of type map[string]string")
-        return {key: _string(item, f"{name}.{key}") for key, item in value.items()}
+        found = decoding.mapping(self._values.get(name.lower()), _refusal(f"field {name} of type map[string]string"))
+        return {key: decoding.text(item, _refusal(f"field {name}.{key} of type string")) for key, item in found.items()}
 
 
-def _string(value: Any, name: str) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise BadRequest(f"json: cannot unmarshal {_go_type(value)} into field {name} of type string")
-    return value
+def _refusal(into: str) -> decoding.Fault:
+    return lambda value: BadRequest(f"json: cannot unmarshal {_go_type(value)} into {into}")
 
 
 def _go_type(value: Any) -> str:

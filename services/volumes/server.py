@@ -1,12 +1,11 @@
 """HTTP on a UNIX socket, a thread per connection: commands block, and Docker opens few connections.
 
-Docker finds the plugin by the socket's name. A descriptor that systemd passes for that very path is used, so the
-connection that started the plugin is answered; otherwise the socket file is made anew (spec 09 §14.1).
+Docker finds the plugin by the socket's name. The file is made anew at each start; there is no socket unit, since a
+service that starts before Docker needs none (spec 09 §14.1, spec 10 §14).
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import socket
@@ -21,7 +20,6 @@ from services.volumes.protocol import answer
 SOCKET = Path("/run/docker/plugins/amazon-ecs-volume-plugin.sock")
 _MODE = 0o660
 _BODY_LIMIT = 4 << 20  # bytes; a request has a few hundred
-_FIRST_PASSED = 3  # sd_listen_fds(3)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -103,12 +101,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
 
 def listen(path: Path = SOCKET) -> socket.socket:
-    """The listening socket: systemd's if it passed one for `path`, else a new one of mode 0660. Raises OSError."""
-    passed = _passed(path)
-    if passed is not None:
-        with contextlib.suppress(OSError):  # the socket unit may have another owner's directory
-            os.chmod(path, _MODE)
-        return passed
+    """A new listening socket of mode 0660 at `path`. Raises OSError."""
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -124,21 +117,3 @@ def listen(path: Path = SOCKET) -> socket.socket:
         os.chown(path, 0, 0)
     listener.listen(64)
     return listener
-
-
-def _passed(path: Path) -> socket.socket | None:
-    """The descriptor of sd_listen_fds(3) that listens on `path`."""
-    if os.environ.get("LISTEN_PID") != str(os.getpid()):
-        return None
-    count = os.environ.get("LISTEN_FDS", "0")
-    for number in range(_FIRST_PASSED, _FIRST_PASSED + (int(count) if count.isdigit() else 0)):
-        try:
-            found = socket.socket(fileno=number)
-        except OSError:
-            continue
-        name = found.getsockname() if found.family == socket.AF_UNIX else ""
-        if isinstance(name, str) and name and os.path.realpath(name) == os.path.realpath(path):
-            os.set_inheritable(number, False)
-            return found
-        found.detach()
-    return None

@@ -17,6 +17,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from services.volumes import decoding
 from services.volumes.errors import StateError
 
 FILE = Path("/var/lib/ecs/data/ecs_volume_plugin.json")
@@ -105,19 +106,15 @@ def _member(value: Mapping[str, Any], name: str) -> Any:
 
 
 def _object(value: Any, what: str) -> dict[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise ValueError(f"{what} must be an object, not {type(value).__name__}")
-    return value
+    return decoding.mapping(value, _refusal(what, "an object"))
 
 
 def _text(value: Any, what: str) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise ValueError(f"{what} must be a string, not {type(value).__name__}")
-    return value
+    return decoding.text(value, _refusal(what, "a string"))
+
+
+def _refusal(what: str, wanted: str) -> decoding.Fault:
+    return lambda value: ValueError(f"{what} must be {wanted}, not {type(value).__name__}")
 
 
 def _count(value: Any, what: str) -> int:
@@ -125,7 +122,7 @@ def _count(value: Any, what: str) -> int:
     if value is None:
         return 1
     if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"{what} must be a number, not {type(value).__name__}")
+        raise _refusal(what, "a number")(value)
     return value or 1
 
 

@@ -122,6 +122,7 @@ class ControlPlane:
         self.refusals: deque[tuple[int, str]] = deque()  # status and body for the next handshakes
         self.faults: dict[str, Callable[[dict[str, Any]], Answer]] = {}
         self.metadata = dict(METADATA)
+        self.asked: list[str] = []  # paths of instance metadata, in the order of the questions
         self.advertised = ""  # base URL of the sessions in DiscoverPollEndpoint, when it is not `url`
         self.in_flight = self.most_in_flight = 0
         self.gate = gevent.event.Event()  # SubmitTaskStateChange waits for it
@@ -207,6 +208,7 @@ class ControlPlane:
         sock.sendall(head.encode() + body)
 
     def _metadata(self, sock: socket.socket, path: str) -> None:
+        self.asked.append(path)
         if path == "api/token":
             self._respond(sock, 200, b"token")
         elif path in self.metadata:

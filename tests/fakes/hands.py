@@ -144,6 +144,10 @@ class FakeHands:
         """What is known about the daemon."""
         return self._facts
 
+    def load_daemon_image(self) -> bool:
+        """There is none."""
+        return False
+
     def refresh_facts(self) -> DockerFacts:
         """The same, read again."""
         return self._facts

@@ -122,6 +122,9 @@ def test_commands_answer_before_the_service_runs(machine):
     assert f"Version: {version}\n" in machine.run("ecs-agent", "-version")
     licences = machine.run("ecs-agent", "-license")
     assert "Apache License" in licences and "gevent" in licences
+    materials = json.loads((machine.tree / "usr/share/doc/ecs-init/sbom.cdx.json").read_text())
+    assert "pkg:pypi/gevent@" in json.dumps(materials) and materials["metadata"]["component"]["version"] == version
+    assert all(f"{part['name']} {part['version']}" in licences for part in materials["components"])
     for page in ("man1/amazon-ecs-init.1", "man1/ecs-agent.1", "man5/ecs.config.5", "man8/ecs-supervisorctl.8"):
         assert (machine.tree / f"usr/share/man/{page}.gz").is_file()
 
@@ -182,7 +185,12 @@ def test_each_program_is_shown_and_restarted_alone(machine, until):
     before = containers(TASKS[0])
     main = machine.show("ecs", "MainPID")
     machine.run("ecs-supervisorctl", "restart", "engine")
-    until(lambda: machine.run("ecs-supervisorctl", "status").count("RUNNING") == 9, 30, "all programs run")
+
+    def all_run() -> bool:
+        lines = machine.run("ecs-supervisorctl", "status", status=None).splitlines()
+        return len(lines) >= 9 and all(" RUNNING " in line for line in lines)
+
+    until(all_run, 30, "all programs run")
     assert containers(TASKS[0]) == before and machine.show("ecs", "MainPID") == main
 
 
@@ -234,6 +242,21 @@ def test_a_killed_launcher_is_started_again(machine, until):
           "systemd starts it again")  # fmt: skip
     ready(machine, until)
     assert before and containers(TASKS[0]) == before
+
+
+def test_a_hung_engine_and_a_hung_init_do_not_hold_up_the_stop(machine, until):
+    """Case 40: both are killed in their time, post-stop removes the rules that init could not; the task goes on."""
+    before = containers(TASKS[0])
+    for name in ("engine", "init"):
+        machine.run("kill", "-STOP", machine.run("ecs-supervisorctl", "pid", name).strip())
+    began = time.monotonic()
+    machine.run("systemctl", "stop", "ecs")
+    assert time.monotonic() - began < 60
+    assert machine.show("ecs", "ActiveState", "Result") == ["inactive", "success"]
+    assert "169.254.170.2" not in machine.run("iptables-save")
+    assert before and containers(TASKS[0]) == before
+    machine.run("systemctl", "start", "ecs")
+    ready(machine, until)
 
 
 def test_a_stop_of_docker_stops_the_agent_and_a_start_does_not_start_it(machine):
@@ -352,6 +375,17 @@ def test_it_replaces_the_package_of_the_reference(base, installed, scratch, copy
     assert "import main" in (machine.tree / "usr/libexec/amazon-ecs-init").read_text()
     assert not wanted.is_symlink(), "the unit of a socket that the plugin now makes itself"
     assert (machine.tree / "etc/ecs/ecs.config").read_text() == "ECS_CLUSTER=x\n"
+
+
+def test_it_is_for_one_machine_and_one_python(deb):
+    """The interpreter's exact minor version, so that its upgrade is held back or takes this package along."""
+    fields = subprocess.run(["dpkg-deb", "-f", str(deb), "Architecture", "Depends"], check=True, capture_output=True,
+                            text=True).stdout  # fmt: skip
+    assert re.search(r"^Architecture: (amd64|arm64)$", fields, re.M)
+    minor = int(re.search(r"python3 \(>= 3\.(\d+)~\), python3 \(<< 3\.\d+\)", fields)[1])
+    assert f"python3 (<< 3.{minor + 1})" in fields
+    for needed in ("redis-tools", "iptables", "iproute2", "docker.io (>= 20.10) | docker-ce"):
+        assert needed in fields
 
 
 def test_lintian_finds_no_error(deb):

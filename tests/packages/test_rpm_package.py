@@ -47,8 +47,8 @@ def query(rpm: Path, form: str) -> str:
 
 def test_it_replaces_the_packages_of_the_reference(rpm):
     """By an epoch against the same name, by Obsoletes against the other; and says who made it."""
-    name, epoch, vendor = query(rpm, "--qf %{NAME}|%{EPOCH}|%{VENDOR}").split("|")
-    assert (name, epoch) == ("ecs-init", "1") and "Amazon" not in vendor
+    name, epoch, vendor, machine = query(rpm, "--qf %{NAME}|%{EPOCH}|%{VENDOR}|%{ARCH}").split("|")
+    assert (name, epoch) == ("ecs-init", "1") and "Amazon" not in vendor and machine in ("x86_64", "aarch64")
     version = query(rpm, "--qf %{EPOCH}:%{VERSION}-%{RELEASE}")
     assert f"amazon-ecs-init = {version}" in query(rpm, "--provides")
     assert f"amazon-ecs-init < {version}" in query(rpm, "--obsoletes")

@@ -132,9 +132,9 @@ CAPABILITIES = (
     ),
     Option(
         "ECS_EBSTA_SUPPORTED", BOOL, "true", installed="true", json="EBSTASupportEnabled", windows="not used",
-        used_by="acs, engine",
-        doc="EBS volumes attached to tasks, which this agent neither offers nor mounts. `EBSTASupportEnabled: true` in "
-            "the JSON file beats `false` here.",
+        used_by="acs, engine, storage",
+        doc="EBS volumes attached to tasks, where the image of the EBS CSI driver is installed "
+            "(`docs/volumes.md`). `EBSTASupportEnabled: true` in the JSON file beats `false` here.",
     ),
     Option(
         "ECS_VOLUME_PLUGIN_CAPABILITIES", STRINGS, "[]", json="VolumePluginCapabilities", installed='["efsAuth"]',

@@ -86,13 +86,13 @@ FILE_KEYS = (
     ),
     Option(
         "CSIDriverSocketPath", STRING, "/var/run/ecs/ebs-csi-driver/csi-driver.sock", json="CSIDriverSocketPath",
-        used_by="engine", doc="Socket of the EBS CSI driver.",
+        used_by="storage, telemetry", doc="Socket of the EBS CSI driver. Its directory is mounted into the driver.",
     ),
-    Option("NodeStageTimeout", DURATION, "2s", json="NodeStageTimeout", used_by="engine",
-        doc="Time to stage a volume."),
+    Option("NodeStageTimeout", DURATION, "2s", json="NodeStageTimeout", used_by="storage",
+        doc="Time of one call to stage a volume; it is repeated until the volume is mounted."),
     Option(
-        "NodeUnstageTimeout", DURATION, "30s", json="NodeUnstageTimeout", used_by="engine",
-        doc="Time to unstage a volume.",
+        "NodeUnstageTimeout", DURATION, "30s", json="NodeUnstageTimeout", used_by="storage",
+        doc="Time to unstage a volume, in up to five attempts.",
     ),
     Option(
         "IMDSIAMRolesEnabled", BOOL, json="IMDSIAMRolesEnabled", used_by="acs",

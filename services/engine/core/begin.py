@@ -26,7 +26,8 @@ def begin(
     if task.desired != TaskStatus.STOPPED:
         try:
             ordered = set_order(task)
-            turn.task = set_up(ordered, tuple(resources_for(ordered)), limits_enabled)
+            limited = limits_enabled and not task.is_internal
+            turn.task = set_up(ordered, tuple(resources_for(ordered)), limited)
         except SetupError as error:
             reject(turn, wrapped(task, error))
             return turn.decision()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from common.errors import NamedError
-from common.model.status import ContainerStatus, ResourceStatus, TaskStatus
+from common.model.status import ContainerStatus, ContainerType, ResourceStatus, TaskStatus
 from common.model.task import Container
 from services.engine.core import agents
 from services.engine.core.effects import Action, DockerEvent, Effect, Observation, Outcome
@@ -170,6 +170,9 @@ def stopped(
 ) -> None:
     """The container's process has ended; one that ran without being noticed is announced as RUNNING first."""
     container = turn.container(name)
+    if container.type == ContainerType.MANAGED_DAEMON and seen is not None and seen.running:
+        turn.say(f"{name}: its process ended; Docker starts it again")
+        return
     if container.known < C.RUNNING:
         if seen is not None and not _ran(seen) and container.applied == C.RUNNING:
             return  # the start failed; its own result says why

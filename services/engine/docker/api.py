@@ -218,7 +218,7 @@ class Api:
     ) -> Answer:
         """One request and its whole answer within `timeout` seconds. 304 is an answer, not an error.
 
-        `body` is sent as JSON; bytes go as they are, with the Content-Type that `headers` name.
+        `body` is sent as JSON; bytes (or a view of some) go as they are, with the Content-Type that `headers` name.
         """
         end = time.monotonic() + timeout
         connection, response = self._send(method, path, query, body, version, headers, canceller or Canceller(), end)
@@ -303,8 +303,8 @@ class Api:
     ) -> tuple[_Connection, http.client.HTTPResponse]:
         target = self._path(path, version) + (f"?{urlencode(query)}" if query else "")
         sent = dict(headers or {})
-        data = None
-        if isinstance(body, bytes):
+        data: bytes | memoryview | None = None
+        if isinstance(body, bytes | memoryview):
             data = body
         elif body is not None:
             data = json.dumps(body).encode()
@@ -327,7 +327,7 @@ class Api:
         connection: _Connection,
         method: str,
         target: str,
-        data: bytes | None,
+        data: bytes | memoryview | None,
         headers: Mapping[str, str],
         canceller: Canceller,
         end: float,

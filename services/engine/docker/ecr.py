@@ -92,6 +92,8 @@ class EcrTokens:
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError, ClientError
 
+        from services.engine.resources.aws import refusal
+
         endpoint = wanted.endpoint_override
         if endpoint and "://" not in endpoint:
             endpoint = f"https://{endpoint}"
@@ -114,5 +116,7 @@ class EcrTokens:
             )
             ids = {"registryIds": [wanted.registry_id]} if wanted.registry_id else {}
             return list(client.get_authorization_token(**ids)["authorizationData"])
-        except (BotoCoreError, ClientError) as error:
+        except ClientError as error:
+            raise EcrError(str(refusal(error, "ecr"))) from error
+        except BotoCoreError as error:
             raise EcrError(str(error)) from error

@@ -23,7 +23,7 @@ def check(task: Task, settings: Settings) -> None:
     if not settings.gpu:
         return
     for association in (a for a in task.associations if a.type == "gpu"):
-        if len(association.containers) > 1:
+        if len(association.containers) != 1:  # the reference says "multiple" of none, too
             raise SetupError(f"could not associate multiple containers to GPU {association.name}")
         for name in association.containers:
             if task.container(name) is None:

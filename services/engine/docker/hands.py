@@ -27,8 +27,8 @@ from common.errors import NamedError, Temporary
 from common.model.agent import DockerFacts
 from common.model.task import Container, Resource, Task
 from services.engine.core.effects import Action, DockerEvent, Effect, Observation, Outcome, Resync
+from services.engine.docker import daemon_image, gpu, names, pause_image
 from services.engine.docker import facts as docker_facts
-from services.engine.docker import gpu, names, pause_image
 from services.engine.docker.api import Api, DockerCallError
 from services.engine.docker.containers import ContainerFailed, Containers
 from services.engine.docker.draft import World
@@ -45,6 +45,7 @@ from services.engine.docker.ports import PortPicker
 from services.engine.docker.pull import Registry as ImageRegistry
 from services.engine.docker.settings import Settings, from_config
 from services.engine.docker.volumes import DockerVolumeCalls
+from services.engine.resources import ebs
 from services.engine.resources.kind import Host, ResourceFailed
 from services.engine.resources.registry import Registry
 
@@ -171,6 +172,10 @@ class Hands:
         self._facts = facts
         return facts
 
+    def load_daemon_image(self) -> bool:
+        """Load the image of the EBS driver; True when the facts must be read again. Takes up to two minutes."""
+        return daemon_image.load(self.api, self.settings)
+
     def events(self, stopping: Stopping | None = None) -> Iterator[DockerEvent | Resync]:
         """Docker's events from now on, each with its inspect, until `stopping` is set or the iterator closed."""
         return iter(EventStream(self.api, self._lifecycle.look, self._flights, stopping or threading.Event()))
@@ -275,6 +280,7 @@ class Hands:
         """The resources of a task that is set up; `facts` decide about task limits. Raises SetupError (the cause)."""
         found = self.registry.resources_for(task, self._host(facts))
         gpu.check(task, self.settings)
+        ebs.look_for_mounts(task)
         return found
 
     def _host(self, facts: DockerFacts | None = None) -> Host:

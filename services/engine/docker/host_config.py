@@ -14,6 +14,7 @@ from services.engine.docker import gpu
 from services.engine.docker.draft import Draft, Json, Refused, at_least, of_type
 from services.engine.docker.overlay import HOST_CONFIG, BadOverlay, overlay
 from services.engine.docker.ports import NoPorts
+from services.engine.resources import ebs
 from services.engine.resources.cgroup import cgroup_parent
 from services.engine.resources.volume import source_of
 
@@ -33,6 +34,7 @@ def build(draft: Draft) -> None:
         "VolumesFrom": _volumes_from(draft),
         "Memory": _memory(draft),
         "CpuShares": cpu_shares(draft.container.cpu_shares),
+        "GroupAdd": ebs.groups(draft.task, draft.container),
         **gpu.host_config(draft),
     }
     try:
@@ -40,7 +42,9 @@ def build(draft: Draft) -> None:
     except BadOverlay as error:
         raise Refused(ERROR, f"Unable to decode given host config: {error}") from error
     if draft.task.limits_enabled:
-        draft.host["CgroupParent"] = cgroup_parent(draft.task, draft.world.facts.cgroup_version)
+        draft.host["CgroupParent"] = cgroup_parent(
+            draft.task, draft.world.facts.cgroup_version, draft.world.facts.cgroup_driver
+        )
     _set_network(draft)
     _set_namespaces(draft)
 

@@ -10,11 +10,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 from common.errors import NamedError
 from common.model.agent import Credentials
 from common.model.status import ContainerStatus, ContainerType, TaskStatus
-from common.model.task import Container, Task
+from common.model.task import Container, RegistryAuth, Task
 from services.engine.core.effects import Action, Outcome
 from services.engine.docker import auth, reference
 from services.engine.docker.api import Canceller, DockerCallError
@@ -174,7 +175,6 @@ class ImageSteps:
         used = ""
         try:
             credentials = self._credentials(task, container)
-            credentials()
             used = self._reference(container)
             self._registry.pull(used, credentials, canceller)
             self._inspector.forget()
@@ -217,35 +217,33 @@ class ImageSteps:
     # -- credentials -------------------------------------------------------------------------
 
     def _credentials(self, task: Task, container: Container) -> Callable[[], auth.Auth]:
-        """A function that gives the registry credentials of a container. It raises Failed."""
+        """A function that gives the registry credentials of a container; it raises Failed when ECR refuses.
+
+        Raises Failed when this host has not got what it would need: then Docker is not asked at all.
+        """
         wanted = container.registry_auth
         if wanted is not None and wanted.type == "ecr":
-            return lambda: self._ecr(task, container)
+            return partial(self._token, wanted, self._execution_role(task) if wanted.use_execution_role else None)
         if wanted is not None and wanted.type == "asm":
-            return lambda: self._asm(task, container)
-        return lambda: self._static.for_image(container.image)
+            found = self.asm_auth(task, wanted.credentials_parameter)
+            if found is None:
+                text = "engine docker private registry credentials: not found"
+                raise Failed(NamedError("CannotPullContainerAuthError", text))
+            return partial(dict, found)
+        return partial(self._static.for_image, container.image)
 
-    def _ecr(self, task: Task, container: Container) -> auth.Auth:
-        wanted = container.registry_auth
-        assert wanted is not None
-        role: Credentials | None = None
-        if wanted.use_execution_role:
-            id_ = task.execution_credentials_id
-            role = self._find_credentials(id_) if id_ else None
-            if role is None:
-                raise Failed(NamedError(ECR_ERROR, "engine ecr credentials: not found"))
+    def _execution_role(self, task: Task) -> Credentials:
+        id_ = task.execution_credentials_id
+        role = self._find_credentials(id_) if id_ else None
+        if role is None:
+            raise Failed(NamedError(ECR_ERROR, "engine ecr credentials: not found"))
+        return role
+
+    def _token(self, wanted: RegistryAuth, role: Credentials | None) -> auth.Auth:
         try:
             return self._tokens.for_registry(wanted, role)
         except EcrError as error:
             raise Failed(NamedError(ECR_ERROR, str(error))) from error
-
-    def _asm(self, task: Task, container: Container) -> auth.Auth:
-        wanted = container.registry_auth
-        found = self.asm_auth(task, wanted.credentials_parameter if wanted else "")
-        if found is None:
-            text = "engine docker private registry credentials: not found"
-            raise Failed(NamedError("CannotPullContainerAuthError", text))
-        return found
 
 
 def _stopping_task(outcome: Outcome) -> Outcome:

@@ -42,6 +42,7 @@ class Settings:
     nvidia_runtime: str = "nvidia"
     firelens_async: bool = True
     match_shared_volumes: bool = False
+    ebs_volumes: bool = False  # ECS_EBSTA_SUPPORTED
     efs_plugin: bool = False  # ECS_VOLUME_PLUGIN_CAPABILITIES names efsAuth: the volume plugin mounts EFS
     pause_labels: Mapping[str, str] = field(default_factory=dict)
     metadata_file: bool = False
@@ -81,6 +82,7 @@ def from_config(config: Config) -> Settings:
         nvidia_runtime=config["ECS_NVIDIA_RUNTIME"] or "nvidia",
         firelens_async=config.enabled("ECS_ENABLE_FIRELENS_ASYNC"),
         match_shared_volumes=config.enabled("ECS_SHARED_VOLUME_MATCH_FULL_CONFIG"),
+        ebs_volumes=bool(config["ECS_EBSTA_SUPPORTED"]),
         efs_plugin="efsAuth" in (config["ECS_VOLUME_PLUGIN_CAPABILITIES"] or ()),
         pause_labels=_map(config["ECS_PAUSE_LABELS"]),
         metadata_file=config.enabled("ECS_ENABLE_CONTAINER_METADATA"),

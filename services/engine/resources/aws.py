@@ -30,7 +30,7 @@ CALL_SECONDS = 60.0  # three round trips with the longest back-offs between them
 PARALLEL = 32
 # The credentials were there when the effect was decided on; the volatile Redis may be starting again just now.
 CREDENTIALS_SECONDS = 15.0
-SERVICES = {"ssm": "SSM", "secretsmanager": "Secrets Manager", "s3": "S3"}
+SERVICES = {"ssm": "SSM", "secretsmanager": "Secrets Manager", "s3": "S3", "ecr": "ECR"}
 ENDPOINTS = {"ssm": "SSM", "secretsmanager": "SECRETS_MANAGER", "s3": "S3"}  # AWS_ENDPOINT_URL_<name>
 
 _session: Any = None
@@ -97,7 +97,7 @@ class Client:
             answer = getattr(self._client, operation)(**arguments)
             return use(answer) if use is not None else answer
         except ClientError as error:
-            raise _refusal(error, self.service) from error
+            raise refusal(error, self.service) from error
         except (BotoCoreError, ValueError) as error:
             raise AwsError(str(error)) from error
 
@@ -116,8 +116,8 @@ def _the_session() -> Any:
     return _session
 
 
-def _refusal(error: Any, service: str) -> AwsError:
-    """The error in the order in which the reference's SDK prints it: people search for the exception's name."""
+def refusal(error: Any, service: str) -> AwsError:
+    """A ClientError in the order in which the reference's SDK prints it: people search for the exception's name."""
     metadata = error.response.get("ResponseMetadata") or {}
     detail = error.response.get("Error") or {}
     code, status = str(detail.get("Code") or "UnknownError"), int(metadata.get("HTTPStatusCode") or 0)

@@ -65,9 +65,15 @@ def limits_of(task: Task, cpu_period_seconds: float, processes: int) -> Limits:
     )
 
 
-def cgroup_parent(task: Task, version: str) -> str:
-    """HostConfig.CgroupParent of the task's containers."""
-    return slices.slice_of(task.id) if version == "2" else f"/{ROOT}/{task.id}"
+def cgroup_parent(task: Task, version: str, driver: str = "") -> str:
+    """HostConfig.CgroupParent of the task's containers.
+
+    Docker's systemd driver wants the name of the slice, its cgroupfs driver the path: a name would be a directory of
+    the root to it, beside the slice, and the task's limits would not hold the containers.
+    """
+    if version != "2":
+        return f"/{ROOT}/{task.id}"
+    return slices.path_of(task.id, "/") if driver == "cgroupfs" else slices.slice_of(task.id)
 
 
 class TaskCgroups:
@@ -76,8 +82,8 @@ class TaskCgroups:
     name = KIND
 
     def prepare(self, task: Task, host: Host) -> list[Resource]:
-        """One cgroup when task limits are enabled."""
-        if not host.facts.task_limits_enabled:
+        """One cgroup when task limits are enabled; the agent's own tasks have no limits."""
+        if not host.facts.task_limits_enabled or task.is_internal:
             return []
         limits = limits_of(task, host.settings.cpu_period_seconds, host.settings.pids_limit)
         return [Resource(kind=KIND, name=NAME, detail=dict(limits._asdict()))]

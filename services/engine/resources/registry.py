@@ -64,7 +64,6 @@ NEEDS: dict[str, tuple[Needs, str]] = {
     ),
     "efs": (_volume_of("efs"), "Amazon EFS volumes"),
     "s3files": (_volume_of("s3files"), "Amazon S3 Files volumes"),
-    "amazonebs": (_volume_of("amazonebs"), "Amazon EBS volumes"),
     "fsxWindowsFileServer": (_volume_of("fsxWindowsFileServer"), "FSx for Windows File Server volumes"),
     "awsvpc": (lambda task: task.network_mode == "awsvpc", "network mode awsvpc (task network interfaces)"),
     "serviceconnect": (lambda task: any(a.type == SERVICE_CONNECT for a in task.attachments), "Service Connect"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from common import ebs
 from common.model.task import Resource, Task, Volume
 from services.engine.core.effects import SetupError
 from services.engine.docker import names
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 KIND = "dockerVolume"
 TASK_SCOPE = "task"
 DEFAULT_REASON = "VolumeError: Agent could not create task's volume resources"
-EBS_MOUNTS = "/mnt/ecs/ebs/"
 
 
 def member(configuration: Mapping[str, Any], name: str) -> Any:
@@ -40,9 +40,9 @@ def source_of(task: Task, volume: Volume) -> str:
     """What stands before the colon of a bind: a host path or the name of a Docker volume."""
     if volume.type == "host" and volume.host_path:
         return volume.host_path
-    if volume.type == "amazonebs":
+    if volume.type == ebs.KIND:
         path = member(volume.configuration, "sourceVolumeHostPath")
-        return f"{EBS_MOUNTS}{path}" if path else ""
+        return ebs.staging_path(path) if path else ""
     resource = resource_of(task, volume)
     if resource is not None:
         return str(resource.detail.get("docker_name") or "")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from common import keys
+from common.bus import Change
+from common.model.agent import TaskVolume
 from tests.fakes.control_plane import arn, error
 
 MAC = "02:7b:64:49:b1:40"
@@ -107,3 +111,31 @@ def test_an_interface_of_the_instance_has_a_call_of_its_own_and_one_that_never_c
     assert body == {"attachments": [{"attachmentArn": ATTACHMENT, "status": "ATTACHED"}], "cluster": "default"}
     eventually(lambda: list(bus.durable.all(keys.ATTACHMENT)) == ["3333"])
     assert control_plane.bodies("SubmitTaskStateChange") == []
+
+
+def test_a_volume_is_reported_when_it_is_mounted_and_not_before(start, control_plane, bus, eventually):
+    """Spec 02 §10.8: acknowledged at once, ATTACHED when `storage` says that the driver has mounted it."""
+    start()
+    live = control_plane.live
+    properties = {
+        "volumeId": "vol-0123456789abcdef0", "volumeSizeGib": "20", "deviceName": "/dev/xvdba",
+        "sourceVolumeHostPath": "5555_vol-0123456789abcdef0", "volumeName": "data", "fileSystem": "xfs",
+    }  # fmt: skip
+    attachment = {
+        "attachmentArn": ATTACHMENT, "attachmentType": "amazonebs",
+        "attachmentProperties": [{"name": name, "value": value} for name, value in properties.items()],
+    }  # fmt: skip
+    message = {
+        "clusterArn": control_plane.cluster_arn, "containerInstanceArn": control_plane.instance_arn, "taskArn": TASK,
+        "messageId": "v-1", "attachment": attachment,
+    }  # fmt: skip
+    live.push("ConfirmAttachmentMessage", message)
+    eventually(lambda: live.replies("AckRequest"))
+    volume = TaskVolume(revision=1, volume_id="vol-0123456789abcdef0", attachment_arn=ATTACHMENT)
+    bus.durable.commit(Change().save(keys.VOLUME, volume.volume_id, volume))
+    time.sleep(0.6)
+    assert control_plane.bodies("SubmitAttachmentStateChanges") == []
+    bus.durable.commit(Change().save(keys.VOLUME, volume.volume_id, replace(volume, revision=2, staged=True)))
+    eventually(lambda: bus.durable.get(keys.ATTACHMENT, "3333").sent)
+    (call,) = [c for c in control_plane.calls if c.operation == "SubmitAttachmentStateChanges"]
+    assert call.raw == f'{{"attachments":[{{"attachmentArn":"{ATTACHMENT}","status":"ATTACHED"}}],"cluster":"default"}}'

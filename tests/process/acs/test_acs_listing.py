@@ -45,6 +45,19 @@ def test_one_line_per_capability_follows_from_facts_and_configuration():
     assert "mine" not in names and not any(name.startswith("ecs.os-") for name in names)
 
 
+def test_every_capability_is_told_with_its_condition_on_stderr():
+    """For the person who asks why ECS places no task here; scripts read the standard output alone."""
+    done = listing(msgspec.json.encode(FACTS), ECS_SELINUX_CAPABLE="true", ECS_EXTERNAL="true")
+    told = {name: (here, when) for here, name, when in (line.split(None, 2) for line in done.stderr.splitlines())}
+    assert told["com.amazonaws.ecs.capability.selinux"] == ("yes", "ECS_SELINUX_CAPABLE is true")
+    assert told["com.amazonaws.ecs.capability.apparmor"] == ("no", "ECS_APPARMOR_CAPABLE is true")
+    assert told["ecs.capability.task-eia"] == ("no", "always; not outside of EC2")
+    assert told["com.amazonaws.ecs.capability.docker-remote-api.<version>"][0] == "yes"
+    offered = {line.partition("\t")[0] for line in done.stdout.splitlines()}
+    assert {name for name, (here, _) in told.items() if here == "yes" and "<" not in name} <= offered
+    assert not {name for name, (here, _) in told.items() if here == "no"} & offered
+
+
 def test_options_of_the_table_follow_the_environment():
     """A capability appears with its option, and external mode leaves out what only EC2 has."""
     plain = listing(msgspec.json.encode(FACTS)).stdout

@@ -304,7 +304,7 @@ def test_changed_capabilities_are_registered_again(start_acs, control_plane, bus
 def test_a_spot_interruption_drains_the_instance_once(start_acs, control_plane, eventually):
     """An unknown action is not acted upon."""
     control_plane.metadata["meta-data/spot/instance-action"] = '{"action":"flip!"}'
-    acs = start_acs(env={"ECS_ENABLE_SPOT_INSTANCE_DRAINING": "true"})
+    acs = start_acs(env={"ECS_ENABLE_SPOT_INSTANCE_DRAINING": "true"}, spot=0.1)
     eventually(lambda: "unknown action" in acs.text(), 15)
     assert control_plane.bodies("UpdateContainerInstancesState") == []
     control_plane.metadata["meta-data/spot/instance-action"] = '{"Action":"terminate","time":"2026-01-01T00:00:00Z"}'

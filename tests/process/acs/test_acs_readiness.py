@@ -44,16 +44,18 @@ def test_each_heartbeat_of_acs_is_in_the_session_document(acs, control_plane, bu
     assert session.connected and session.heartbeat_at <= time.time()
 
 
-def test_a_session_that_is_down_is_told_with_its_length_and_reason(acs, control_plane, run_dir, eventually):
-    """Not ready after a few seconds, with the server's words; ready again with the next connection."""
+def test_a_session_that_is_down_is_told_with_its_length_and_reason(start_acs, control_plane, run_dir, eventually):
+    """Not ready after a while, with the server's words; ready again with the next connection."""
+    start_acs(quiet=0.5, retry_maximum=0.3)
     eventually(lambda: acs_says(run_dir).ready, 20)
     assert "connected to ACS" in acs_says(run_dir).detail
-    control_plane.refusals.extend([(503, "busy")] * 7)
+    control_plane.refusals.extend([(503, "busy")] * 99)
     control_plane.live.reset()
     eventually(lambda: not acs_says(run_dir).ready, 15)
     line = healthcheck(run_dir)
     assert " not ready for " in line and " s: registered as arn:" in line
     assert "there is no session with ACS: websocket client: unable to dial" in line and "busy: 503" in line
+    control_plane.refusals.clear()
     eventually(lambda: acs_says(run_dir).ready, 20)
 
 

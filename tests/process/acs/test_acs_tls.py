@@ -107,6 +107,26 @@ def test_every_client_refuses_an_unknown_ca_in_plain_words(url: str):
         connect(url.replace("https", "wss") + "/acs/ws", "us-west-2", KEYS)
 
 
+def test_a_server_with_an_ecdsa_certificate_is_talked_to_over_tls_1_2(tmp_path: Path):
+    """The reference offers suites for RSA only; older protocols are refused."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    openssl(tmp_path, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout",
+            "key", "-out", "pem", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost")  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "pem", tmp_path / "key")
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    server = StreamServer(("127.0.0.1", 0), lambda sock, _: sock.close(), ssl_context=context)
+    server.start()
+    ours = tls_context(str(tmp_path / "pem"))
+    assert ours.minimum_version == ssl.TLSVersion.TLSv1_2
+    with socket.create_connection(("127.0.0.1", server.server_port)) as plain:
+        secure = ours.wrap_socket(plain, server_hostname="localhost")
+        assert secure.version() == "TLSv1.2"
+        assert (secure.cipher() or ("",))[0].startswith("ECDHE-ECDSA-")
+    server.stop(timeout=0.2)
+
+
 @pytest.mark.parametrize("how", ["-k", "AWS_CA_BUNDLE"])
 def test_every_client_connects_with_the_flag_or_the_bundle(url: str, certificates: Path, how: str):
     """The bundle counts beside the system's roots; the flag switches the check off."""
@@ -121,7 +141,7 @@ def test_the_process_names_the_certificate_and_connects_with_the_flag(
     url: str, start_acs: Any, control_plane: ControlPlane, run_dir: Path, eventually: Any
 ):
     """Without -k not ready, and why; with it registered and connected over TLS, with a warning in the log."""
-    refused = start_acs({"ECS_BACKEND_HOST": url})
+    refused = start_acs({"ECS_BACKEND_HOST": url, "AWS_MAX_ATTEMPTS": "1"})
 
     def detail() -> str:
         state = readiness.read(str(run_dir), "acs")

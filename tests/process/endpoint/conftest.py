@@ -25,7 +25,10 @@ from common.model.agent import ContainerStats, Credentials, Instance, TaskStats
 from common.model.status import ContainerStatus, TaskStatus
 from common.model.task import Container, Network, Task
 from common.process import Context
+from services.endpoint import faultroutes, service
 from services.endpoint.service import Endpoint
+from tests.conftest import PATIENCE
+from tests.process.endpoint.faultbench import Ask, asker, awsvpc_task, network_namespace
 
 ROOT = Path(__file__).parents[3]
 SERVE = """
@@ -250,3 +253,25 @@ def child(writers, run_dir: Path, eventually) -> Iterator[Child]:
     eventually(lambda: one.get("/v2/credentials/c-a")[0] == 200, seconds=20)
     yield one
     one.kill()
+
+
+@pytest.fixture
+def slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a guest of tests/vm a process costs fifty times what it costs outside: the deadlines grow with it."""
+    for module, name in ((faultroutes, "DEADLINE_SECONDS"), (service, "WRITE_SECONDS")):
+        monkeypatch.setattr(module, name, getattr(module, name) * PATIENCE)
+
+
+@pytest.fixture
+def namespace() -> Iterator[int]:
+    """The pid of a process alone in its network namespace."""
+    with network_namespace() as pid:
+        yield pid
+
+
+@pytest.fixture
+def post(slow_machine, start, writers, namespace) -> Ask:
+    """Asks a fault route of the task "a", which is in `namespace`."""
+    writers.instance()
+    awsvpc_task(writers, namespace)
+    return asker(start())

@@ -1,8 +1,8 @@
 """The three faults with the machine's own iptables and tc, in network namespaces of the tests' own.
 
-Not every kernel has the queueing disciplines prio and netem and the classifier flow. Where they are, the latency fault
-runs whole; everywhere tc itself reads each command: it exits with 1 for one that it does not understand, and with 2 for
-one that it understood and the kernel refused.
+Not every kernel has the queueing disciplines prio and netem and the classifier flow. Where they are,
+test_endpoint_netem.py runs the faults whole; everywhere tc itself reads each command: it exits with 1 for one that it
+does not understand, and with 2 for one that it understood and the kernel refused.
 """
 
 from __future__ import annotations
@@ -12,20 +12,15 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import gevent
 import pytest
 
-from common.model.task import NetworkInterface, Task
 from services.endpoint.faultcommands import Command, netem_check, netem_start, netem_stop
 from services.endpoint.faultrequests import LATENCY, LOSS, Netem, parse
 from services.endpoint.faultroutes import run_command
-from services.endpoint.throttle import Buckets
-from tests.process.endpoint.conftest import Writers
+from tests.process.endpoint.faultbench import inside, kernel_has_netem
 
 pytestmark = [
     pytest.mark.netns,
@@ -50,54 +45,9 @@ with socket.socket(family) as listener:
 FROM_THE_KERNEL = (b"Error: ", b"RTNETLINK answers: ")
 
 
-@pytest.fixture
-def namespace() -> Iterator[int]:
-    """The pid of a process alone in its network namespace."""
-    process = subprocess.Popen(["unshare", "-n", "sh", "-c", "ip link set lo up && echo up && exec sleep 60"],
-                               stdout=subprocess.PIPE)  # fmt: skip
-    assert process.stdout is not None and process.stdout.readline() == b"up\n"
-    yield process.pid
-    process.kill()
-    process.wait()
-
-
-def inside(pid: int, *command: str) -> str:
-    """What a command prints in the namespace."""
-    words = ["nsenter", f"--net=/proc/{pid}/ns/net", *command]
-    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
-
-
 def rules(pid: int, tool: str = "iptables") -> str:
     """The filter rules of the namespace."""
     return inside(pid, tool, "-S")
-
-
-def awsvpc_task(writers: Writers, pid: int, **more: Any) -> Task:
-    """A task "a" whose pause container would own the namespace; its interface is the loopback device."""
-    given: dict[str, Any] = {
-        "network_mode": "awsvpc",
-        "enable_fault_injection": True,
-        "interfaces": (NetworkInterface(ec2_id="eni-1", mac_address="m", ipv4_addresses=("10.0.0.9",)),),
-        "network_namespace": f"/proc/{pid}/ns/net",
-        "interface_name": "lo",
-    }
-    return writers.task("a", **(given | more))
-
-
-@pytest.fixture
-def post(start, writers, namespace) -> Callable[..., tuple[int, Any]]:
-    """Ask a fault route of the task "a"; the limit of one request in five seconds is out of the way."""
-    writers.instance()
-    awsvpc_task(writers, namespace)
-    running = start()
-    running.endpoint.fault_routes.throttle = Buckets(1e6, 1e6)
-
-    def ask(fault: str, operation: str, body: dict[str, Any]) -> tuple[int, Any]:
-        data = json.dumps(body).encode()
-        answer = running.get(f"/api/e-a/fault/v1/{fault}/{operation}", method="POST", body=data)
-        return answer.status, answer.json
-
-    return ask
 
 
 def test_a_blackhole_is_started_checked_and_stopped_in_the_tasks_namespace_only(post, namespace):
@@ -215,14 +165,6 @@ def test_the_filters_are_accepted_by_the_kernels_own_classifier(namespace):
     assert shown.count("flowid 1:3") == shown.count("flowid 1:1") == 2
 
 
-@cache
-def kernel_has_netem() -> bool:
-    """Whether the disciplines and the classifier of these faults exist here; tried in a namespace."""
-    script = ("ip link set lo up && tc qdisc add dev lo root handle 1: prio && tc qdisc add dev lo parent 1:1 netem "
-              "delay 1ms && tc filter add dev lo parent 1: handle 1 flow hash keys src divisor 4")  # fmt: skip
-    return subprocess.run(["unshare", "-n", "sh", "-c", script], capture_output=True).returncode == 0
-
-
 def test_a_kernel_without_prio_is_told_as_an_internal_error(post):
     """tc's refusal becomes the reference's answer; the log has tc's words. Such a host lacks the capability."""
     if kernel_has_netem():
@@ -231,38 +173,6 @@ def test_a_kernel_without_prio_is_told_as_an_internal_error(post):
     assert post(fault, "status", {}) == (200, {"Status": "not-running"})
     assert post(fault, "start", body) == (500, {"Error": "internal error"})
     assert post(fault, "stop", {}) == (200, {"Status": "stopped"})
-
-
-def round_trip(pid: int) -> float:
-    """Seconds of a ping to 127.0.0.3 inside the namespace; infinite when it is lost."""
-    script = """
-import socket, time
-a, b = socket.socket(type=socket.SOCK_DGRAM), socket.socket(type=socket.SOCK_DGRAM)
-b.bind(("127.0.0.3", 0)); b.settimeout(1.5)
-began = time.monotonic(); a.sendto(b"x", b.getsockname())
-try: b.recv(1); print(time.monotonic() - began)
-except TimeoutError: print("inf")
-"""
-    return float(inside(pid, sys.executable, "-c", script))
-
-
-def test_latency_and_loss_run_for_real_where_the_kernel_can(post, namespace):
-    """Delayed, then lost, then as before; one fault at a time; nothing is left behind."""
-    if not kernel_has_netem():
-        pytest.skip("this kernel has no sch_prio, sch_netem or cls_flow")
-    before = inside(namespace, "tc", "qdisc", "show", "dev", "lo")
-    latency = {"DelayMilliseconds": 300, "JitterMilliseconds": 0, "Sources": ["127.0.0.3"]}
-    loss = {"LossPercent": 100, "Sources": ["127.0.0.3"]}
-    assert post(LATENCY, "start", latency) == (200, {"Status": "running"})
-    assert post(LATENCY, "status", {}) == (200, {"Status": "running"}) and 0.25 < round_trip(namespace) < 1
-    assert post(LOSS, "status", {}) == (200, {"Status": "not-running"})
-    assert post(LOSS, "start", loss) == (409, {"Error": "There is already one network latency fault running"})
-    assert post(LOSS, "stop", {}) == (200, {"Status": "stopped"})
-    assert post(LATENCY, "stop", {}) == (200, {"Status": "stopped"}) and round_trip(namespace) < 0.25
-    assert post(LOSS, "start", loss) == (200, {"Status": "running"}) and round_trip(namespace) == float("inf")
-    assert post(LATENCY, "start", latency)[0] == 409
-    assert post(LOSS, "stop", {}) == (200, {"Status": "stopped"}) and round_trip(namespace) < 0.25
-    assert inside(namespace, "tc", "qdisc", "show", "dev", "lo") == before
 
 
 def test_two_starts_at_the_same_moment_are_one_fault(post, namespace):

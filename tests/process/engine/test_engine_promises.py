@@ -11,7 +11,7 @@ from gevent.event import Event
 from common import keys
 from common.bus import Change
 from common.model.agent import Sent
-from common.model.messages import CredentialsReleased, ForgetEverything, TaskChanged
+from common.model.messages import CredentialsReleased, ForgetEverything, RunOrUpdateTask, TaskChanged
 from common.model.status import TaskStatus
 from common.model.task import Container, Dependency, PortMapping
 from services.engine import worker
@@ -56,6 +56,22 @@ def test_a_cleanup_waits_for_a_docker_that_is_away(host, task, eventually, monke
     assert not host.docker.containers
 
 
+def test_a_rejected_task_is_cleaned_up_like_any_other(host, task, eventually):
+    """The reference keeps it until its next start, and drops a STOP for it with a critical log."""
+    host.settings["ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION"] = "1s"
+    host.engine()
+    itself = Dependency(container_name="a", condition="START")
+    web = task("t1", Container(name="a", image="i", essential=True, depends_on=(itself,)))
+    host.run(web)
+    reason = f"Task dependencies cannot be resolved, taskArn: {web.arn}"
+    eventually(lambda: reports(host, web.arn) == [("STOPPED", reason)])
+    host.run(task(desired=STOPPED))
+    eventually(lambda: host.commands_left() == 0)
+    host.bus.durable.commit(Change().save(keys.SENT, web.arn, Sent(revision=1, task=STOPPED)))
+    eventually(lambda: host.task(web.arn) is None)
+    assert reports(host, web.arn) == [("STOPPED", reason)]
+
+
 def test_a_waiting_task_starts_within_two_seconds_of_the_release(host, task, eventually):
     """The process that holds the port ends by itself; users of the reference waited 15 to 20 minutes."""
     host.engine()
@@ -73,6 +89,24 @@ def test_a_waiting_task_starts_within_two_seconds_of_the_release(host, task, eve
     began = time.monotonic()
     eventually(lambda: host.known(two.arn) == RUNNING, seconds=2)
     assert time.monotonic() - began < 2
+
+
+def test_tasks_of_one_payload_begin_in_its_order_however_long_their_set_up_takes(host, task, eventually):
+    """A set-up asks Docker and Redis; the host's room goes by the order of arrival, as in the reference."""
+    first, second = (
+        task(name, Container(name="app", image="busybox", essential=True, cpu_shares=1500)) for name in ("t1", "t2")
+    )
+
+    def slow_for_the_first(hands):
+        at_once = hands.resources_for
+        hands.resources_for = lambda task, *more: (time.sleep(0.3 * (task.arn == first.arn)), at_once(task, *more))[1]
+
+    host.engine(slow_for_the_first)
+    host.bus.durable.commit(
+        Change().append(keys.COMMANDS, RunOrUpdateTask(task=first)).append(keys.COMMANDS, RunOrUpdateTask(task=second))
+    )
+    eventually(lambda: host.known(first.arn) == RUNNING)
+    assert host.known(second.arn) == TaskStatus.NONE
 
 
 def test_waiting_tasks_keep_their_order_over_a_restart(host, task, eventually):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -22,6 +23,9 @@ pytestmark = pytest.mark.docker
 
 needs_v1 = pytest.mark.skipif(
     cgroup.is_unified("/sys/fs/cgroup") or os.geteuid() != 0, reason="needs cgroup v1 and root"
+)
+needs_v2 = pytest.mark.skipif(
+    not cgroup.is_unified("/sys/fs/cgroup") or os.geteuid() != 0, reason="needs cgroup v2 and root; see make test-vm"
 )
 
 
@@ -183,3 +187,43 @@ def test_the_task_cgroup_has_the_limits_and_holds_the_containers(bench: Bench) -
         assert resource(hands, Action.REMOVE_RESOURCE, task, "cgroup").error is None
     assert not os.path.exists(f"/sys/fs/cgroup/cpu/ecs/{task.id}")
     assert resource(hands, Action.REMOVE_RESOURCE, task, "cgroup").error is None
+
+
+@needs_v2
+def test_the_task_slice_has_the_limits_and_holds_the_containers(bench: Bench) -> None:
+    """The same on cgroup v2, with whichever cgroup driver Docker has: the container is below the limits."""
+    hands = bench.hands(limits=None, pids_limit=200)
+    assert hands.facts().task_limits_enabled and hands.facts().cgroup_version == "2"
+    task = bench.task(bench.container(cpu_shares=128), cpu=0.5, memory_mib=256)
+    task = prepared(hands, task)
+    assert resource(hands, Action.CREATE_RESOURCE, task, "cgroup").error is None
+    assert resource(hands, Action.CREATE_RESOURCE, task, "cgroup").error is None
+    slice_ = Path(f"/sys/fs/cgroup/ecstasks.slice/ecstasks-{task.id}.slice")
+    try:
+        values = {"cpu.max": "50000 100000", "memory.max": "268435456", "pids.max": "200"}
+        assert {name: (slice_ / name).read_text().strip() for name in values} == values
+        task = bench.started(hands, task)
+        pid = docker("inspect", "-f", "{{.State.Pid}}", task.containers[0].docker_id)
+        path = Path(f"/proc/{pid}/cgroup").read_text().strip().removeprefix("0::/")
+        container = Path("/sys/fs/cgroup") / path
+        assert container.parent == slice_ and task.containers[0].docker_id in container.name
+        assert (container / "cpu.weight").read_text() == "5\n", "128 shares, within the task"
+        assert pid in (container / "cgroup.procs").read_text().split()
+        bench.do(hands, Action.STOP, task)
+        bench.do(hands, Action.REMOVE, task)
+    finally:
+        assert resource(hands, Action.REMOVE_RESOURCE, task, "cgroup").error is None
+    assert not slice_.exists()
+    assert resource(hands, Action.REMOVE_RESOURCE, task, "cgroup").error is None
+
+
+@needs_v2
+def test_a_task_without_limits_of_its_own_shares_by_weight(bench: Bench) -> None:
+    """The sum of its containers' shares becomes the weight of the slice; nothing is bounded."""
+    hands = bench.hands(limits=None)
+    task = prepared(hands, bench.task(bench.container("a", cpu_shares=512), bench.container("b", cpu_shares=512)))
+    assert resource(hands, Action.CREATE_RESOURCE, task, "cgroup").error is None
+    slice_ = Path(f"/sys/fs/cgroup/ecstasks.slice/ecstasks-{task.id}.slice")
+    shown = {name: (slice_ / name).read_text().strip() for name in ("cpu.weight", "cpu.max", "memory.max")}
+    assert resource(hands, Action.REMOVE_RESOURCE, task, "cgroup").error is None
+    assert shown == {"cpu.weight": "39", "cpu.max": "max 100000", "memory.max": "max"} and not slice_.exists()

@@ -115,6 +115,24 @@ def test_a_pull_uses_the_registry_credentials_of_its_task(
     assert daemon.auths == [{"username": "u", "password": "p"}]
 
 
+def test_an_image_that_ecr_gives_no_token_for_may_still_be_cached(
+    make_hands: Callable[[], Hands], daemon: Daemon, cloud: FakeAws
+) -> None:
+    """By default the container runs with it, so the image is recorded as used; without a role nothing is looked up."""
+    cloud.refuse["GetAuthorizationToken"] = (400, "AccessDeniedException", "not authorized")
+    auth = RegistryAuth(type="ecr", region="us-west-2", registry_id="1", use_execution_role=True)
+    task = prepared(make_hands(), Container(name="app", image="registry.example/app:1", registry_auth=auth))
+    outcome = perform(make_hands(), task, Action.PULL, "app")
+    text = (
+        "CannotPullECRContainerError: operation error ECR: GetAuthorizationToken, https response error StatusCode: 400"
+    )
+    assert str(outcome.error).startswith(text) and str(outcome.error).endswith("AccessDeniedException: not authorized")
+    assert (outcome.image_id, daemon.auths, len(cloud.calls)) == ("sha256:1", [], 1)
+    without = perform(make_hands(), replace(task, execution_credentials_id="gone"), Action.PULL, "app")
+    assert str(without.error) == "CannotPullECRContainerError: engine ecr credentials: not found"
+    assert without.image_id == ""
+
+
 def test_secrets_are_fetched_again_after_a_restart_and_only_when_they_are_needed(
     make_hands: Callable[[], Hands], daemon: Daemon, cloud: FakeAws
 ) -> None:

@@ -64,7 +64,7 @@ class Namespace:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in the namespace and wait for it."""
         return subprocess.run(
-            ["ip", "netns", "exec", self.name, *argv], check=check, capture_output=True, text=True, timeout=30, env=env
+            ["ip", "netns", "exec", self.name, *argv], check=check, capture_output=True, text=True, timeout=90, env=env
         )
 
     def spawn(self, *argv: str, **options: object) -> subprocess.Popen[bytes]:
@@ -147,8 +147,11 @@ class Init:
 
     def spawn_verb(self, verb: str, log_directory: Path, **extra: str) -> subprocess.Popen[bytes]:
         """Start `ecs-init VERB` the same way, with /var/log/ecs in a directory of the test's; the pid is the verb's."""
+        docker = os.path.realpath("/var/run/docker.sock")  # when the test has made its place beforehand
+        place = self.run_dir / "no-docker.sock"
+        bind = f"mount --bind {docker} {place} || exit 98; " if place.is_file() else ""
         script = (
-            f"{_OWN_DIRECTORIES} mkdir -p /var/log/ecs && mount --bind {log_directory} /var/log/ecs && "
+            f"{bind}{_OWN_DIRECTORIES} mkdir -p /var/log/ecs && mount --bind {log_directory} /var/log/ecs && "
             f'exec "$0" -m services.init.cli {verb}'
         )
         with open(self.run_dir / f"{verb}.out", "ab") as out:
@@ -224,13 +227,13 @@ class _Networks(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def name_bridge(run_dir: Path) -> Iterator[Callable[[], None]]:
-    """Call it, and a Docker answers on the socket that `Init` is told; its default bridge is docker0."""
+def name_bridge() -> Iterator[Callable[[Init], None]]:
+    """Call it, and a Docker answers on the socket that this `init` is told; its default bridge is docker0."""
     servers: list[socketserver.ThreadingUnixStreamServer] = []
 
-    def start() -> None:
-        servers.append(socketserver.ThreadingUnixStreamServer(str(run_dir / "no-docker.sock"), _Networks))
-        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+    def start(init: Init) -> None:
+        servers.append(socketserver.ThreadingUnixStreamServer(str(init.run_dir / "no-docker.sock"), _Networks))
+        threading.Thread(target=servers[-1].serve_forever, args=(0.02,), daemon=True).start()
 
     yield start
     for server in servers:
@@ -239,8 +242,13 @@ def name_bridge(run_dir: Path) -> Iterator[Callable[[], None]]:
 
 
 @pytest.fixture
-def linked(host, make_host):
-    """A client beside the host: 10.99.0.1 is the host, 10.99.0.2 the client, which routes everything to the host."""
+def linked(host: Namespace, make_host: Callable[[], Namespace]) -> Namespace:
+    """A client beside the host."""
+    return link(host, make_host)
+
+
+def link(host: Namespace, make_host: Callable[[], Namespace]) -> Namespace:
+    """A client beside a host: 10.99.0.1 is the host, 10.99.0.2 the client, which routes everything to the host."""
     client = make_host()
     host.run("ip", "link", "add", "veth0", "type", "veth", "peer", "name", "eth0", "netns", client.name)
     host.run("ip", "addr", "add", "10.99.0.1/24", "dev", "veth0")

@@ -159,7 +159,7 @@ def test_without_net_admin_one_sentence_says_so_and_the_process_goes_on(init, ho
 def test_r4_follows_when_docker_comes_late(running, host, eventually, name_bridge):
     """N5: rules and readiness do not wait for Docker; once it names its bridge, R4 is above R3 in both families."""
     init = running()
-    name_bridge()
+    name_bridge(init)
     eventually(lambda: set(host.rules()) == ALL | {R4, f"v6 {R4}"}, seconds=10)
     assert [rule for rule in host.rules() if rule.startswith("-A INPUT")] == [R4, R3, R2]
     assert "put back" not in init.log()
@@ -199,8 +199,10 @@ def test_verbs_make_and_remove_the_rules_without_the_service(init, host, tmp_pat
     assert init.verb("post-stop").returncode == 0
 
 
-def test_post_stop_without_a_record_removes_every_rule(init, host):
-    """N9, case 18 and 19: whatever the switches say now, and without Docker."""
+@pytest.mark.parametrize("default", ["0", "1"])
+def test_post_stop_without_a_record_removes_every_rule(init, host, default):
+    """N9, cases 18, 19, 21 and 22: whatever the switches say now, without Docker; route_localnet is that of default."""
+    host.run("sysctl", "-qw", f"net.ipv4.conf.default.route_localnet={default}")
     for rule in (R2, R3, R4):
         host.run("iptables", *rule.split())
     for rule in (R1, R5):
@@ -209,7 +211,7 @@ def test_post_stop_without_a_record_removes_every_rule(init, host):
     done = init.verb("post-stop", ECS_SKIP_LOCALHOST_TRAFFIC_FILTER="true")
     assert (done.returncode, done.stderr) == (0, done.stderr) and "level=error" not in done.stderr
     assert host.rules() == []
-    assert host.setting(ROUTE_LOCALNET) == "0"
+    assert host.setting(ROUTE_LOCALNET) == default
 
 
 def test_post_stop_after_an_orderly_stop_changes_nothing(running, host):
@@ -227,3 +229,18 @@ def test_pre_start_leaves_a_running_service_s_rules_alone(running, host):
     done = init.verb("pre-start", ECS_ALLOW_OFFHOST_INTROSPECTION_ACCESS="true")
     assert done.returncode == 0 and "in the care of the running service" in done.stderr
     assert sorted(host.rules()) == sorted(ALL)
+
+
+@pytest.mark.parametrize(("route", "added"), [
+    ("default via 10.99.0.2", False), ("default dev veth0", True),
+    ("default nexthop via 10.99.0.2 dev veth0 nexthop via 10.99.0.3 dev veth0", True),
+    ("10.0.0.0/8 via 10.99.0.2", True),
+])  # fmt: skip
+def test_only_a_default_route_with_one_gateway_makes_the_host_s_route_needless(init, host, linked, route, added):
+    """Cases 24 to 26a; one that is there already is no fault (25), and a stop takes away what was added."""
+    host.run("ip", "route", "add", *route.split())
+    assert init.verb("pre-start").returncode == 0
+    assert ("169.254.170.2 dev lo scope link" in host.run("ip", "route", "show").stdout) is added
+    assert init.verb("pre-start").returncode == 0
+    assert init.verb("post-stop").returncode == 0
+    assert "169.254.170.2" not in host.run("ip", "route", "show").stdout

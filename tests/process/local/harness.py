@@ -28,8 +28,10 @@ monkey.patch_all()
 import gevent, gevent.event, logging, os, signal, sys
 logging.basicConfig(level=os.environ.get("LOCAL_LOG", "ERROR"))
 from pathlib import Path
+from services.local import acs
 from services.local.listener import listen
 from services.local.server import Server
+acs.GRACE_SECONDS = 3.0  # instead of ten
 server = Server(Path(sys.argv[1]), listen(int(sys.argv[2])), "us-east-1")
 server.start()
 print(server.port, flush=True)

@@ -11,6 +11,7 @@ import tarfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import docker
 import pytest
@@ -51,6 +52,14 @@ def daemon() -> docker.APIClient:
                 archive.addfile(link)
         client.import_image_from_data(data.getvalue(), repository=IMAGE.split(":")[0], tag="1")
     return client
+
+
+def stats_of(client: docker.APIClient, docker_id: str) -> dict[str, Any]:
+    """Docker's stats object of now; without one-shot the daemon takes two readings, a second apart."""
+    url = f"{client.base_url}/v1.41/containers/{docker_id}/stats"
+    answer = client.get(url, params={"stream": "0", "one-shot": "1"})
+    answer.raise_for_status()
+    return dict(answer.json())
 
 
 class Containers:
@@ -133,8 +142,8 @@ class Tree:
         """What the engine does: a task changed."""
         self.bus.durable.commit(Change().save(TASK, task.arn, task))
 
-    def start(self, **environment: str) -> None:
-        """Start the process."""
+    def start(self, module: str = "services.telemetry", **environment: str) -> None:
+        """Start the process; `brisk` is the one with short periods."""
         inherited = {k: v for k, v in os.environ.items() if "proxy" not in k.lower() and not k.startswith("AWS_")}
         environment = {
             **inherited,
@@ -150,7 +159,7 @@ class Tree:
             **environment,
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "services.telemetry"], cwd=ROOT, env=environment,
+            [sys.executable, "-m", module], cwd=ROOT, env=environment,
             stdout=self.log.open("ab"), stderr=subprocess.STDOUT,
         )  # fmt: skip
 

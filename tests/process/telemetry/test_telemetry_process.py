@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -14,12 +15,14 @@ from common.bus import Change
 from common.keys import SESSION, STATS, TASK
 from common.model.agent import Session
 from common.model.status import ContainerStatus, HealthStatus
-from common.model.task import Health
+from common.model.task import Attachment, Health
+from tests.fakes.csi_process import FakeDriver
 from tests.process.telemetry.conftest import INSTANCE_ARN, Containers, Tree, task_of
 
 pytestmark = pytest.mark.docker
 Eventually = Callable[..., object]
 METRICS, HEALTH = "PublishMetricsRequest", "PublishHealthRequest"
+BRISK, PUBLISH_SECONDS = "tests.process.telemetry.brisk", 4  # its period
 
 
 def test_a_fresh_instance_says_at_once_that_it_is_idle(tree: Tree, eventually: Eventually):
@@ -63,20 +66,36 @@ def test_each_word_of_a_deregistration_drops_the_session_once(tree: Tree, eventu
     eventually(lambda: len(tree.server.connections) == 2)
     announce(7)
     eventually(lambda: drops() == 2)
-    eventually(lambda: len(tree.server.connections) == 3, seconds=5)
     assert tree.stop() == 0
 
 
+@pytest.fixture
+def driver(run_dir: Path) -> Iterator[FakeDriver]:
+    """A CSI driver that knows how full one volume is."""
+    (run_dir / "csi").mkdir()
+    driver = FakeDriver(run_dir / "csi")
+    driver.behave(usage={"vol-1": [15 << 30, 20 << 30]})
+    driver.start()
+    yield driver
+    driver.kill()
+
+
 def test_a_running_task_is_measured_reported_and_forgotten(
-    tree: Tree, containers: Containers, daemon, eventually: Eventually
+    tree: Tree, containers: Containers, daemon, driver: FakeDriver, eventually: Eventually
 ):
-    """Stats documents every second, metrics and health every 20 s, and both end with the container."""
+    """Stats documents every second, metrics and health every period, and both end with the container.
+
+    The use of its EBS volume is what the driver says (spec 07 §8.1, case 54).
+    """
+    config = tree.run_dir / "config.json"
+    config.write_text(json.dumps({"CSIDriverSocketPath": str(driver.socket)}))
+    volume = {"volumeId": "vol-1", "volumeName": "data", "sourceVolumeHostPath": "t_vol-1"}
     health = Health(status=HealthStatus.UNHEALTHY, since=1780307990.417)
     described = containers.describe(containers.start(), health_check_type="docker", health=health)
-    task = task_of(described)
+    task = task_of(described, attachments=(Attachment(type="amazonebs", properties=volume),))
     tree.save(task)
     tree.register()
-    tree.start()
+    tree.start(BRISK, ECS_AGENT_CONFIG_FILE_PATH=str(config))
     eventually(lambda: tree.bus.volatile.get(STATS, task.arn))
     (shown,) = tree.bus.volatile.get(STATS, task.arn).containers
     assert (shown.docker_id, shown.name, shown.tracked) == (described.docker_id, "app", True)
@@ -93,10 +112,13 @@ def test_a_running_task_is_measured_reported_and_forgotten(
     assert sent["tasks"][0]["containers"] == [
         {"containerName": "app", "healthStatus": "UNHEALTHY", "statusSince": 1780307990.417},
     ]  # fmt: skip
-    (metrics,) = eventually(lambda: tree.server.messages(METRICS), seconds=25)
+    (metrics,) = eventually(lambda: tree.server.messages(METRICS), seconds=PUBLISH_SECONDS + 5)
     assert metrics["metadata"]["idle"] is False and metrics["taskMetrics"][0]["taskArn"] == task.arn
+    (measured,) = metrics["taskMetrics"][0]["volumeMetrics"]
+    assert (measured["utilized"]["max"], measured["size"]["sum"]) == (16106127360, 21474836480)
+    assert driver.calls()[-1]["request"] == {"volume_id": "vol-1", "volume_path": "/mnt/ecs/ebs/t_vol-1"}
     sets = metrics["taskMetrics"][0]["containerMetrics"][0]
-    assert 18 <= sets["memoryStatsSet"]["sampleCount"] <= 21
+    assert PUBLISH_SECONDS - 1 <= sets["memoryStatsSet"]["sampleCount"] <= PUBLISH_SECONDS + 1, "one a second"
     assert sets["cpuStatsSet"]["sampleCount"] == sets["memoryStatsSet"]["sampleCount"] - 1
     stopped = msgspec.structs.replace(described, known=ContainerStatus.STOPPED)
     tree.save(msgspec.structs.replace(task, revision=2, containers=(stopped,)))
@@ -105,13 +127,13 @@ def test_a_running_task_is_measured_reported_and_forgotten(
 
 
 def test_a_heartbeat_of_the_control_plane_runs_the_check(tree: Tree, daemon, eventually: Eventually):
-    """acs writes the time of the heartbeat; the status goes out 20 s after the session began."""
+    """acs writes the time of the heartbeat; the status goes out one period after the session began."""
     tree.register()
-    tree.start()
+    tree.start(BRISK)
     eventually(lambda: tree.server.connections)
     session = Session(revision=1, connected=True, heartbeat_at=time.time())
     tree.bus.volatile.commit(Change().save(SESSION, "acs", session))
-    (found,) = eventually(lambda: tree.server.messages("PublishInstanceStatusRequest"), seconds=25)
+    (found,) = eventually(lambda: tree.server.messages("PublishInstanceStatusRequest"))
     (status,) = found["statuses"]
     assert (status["status"], status["type"]) == ("OK", "ContainerRuntime")
     assert status["lastUpdated"] < status["lastStatusChange"]

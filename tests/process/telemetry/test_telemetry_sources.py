@@ -96,9 +96,18 @@ def test_a_service_connect_proxy_is_scraped_over_its_socket(run_dir, monkeypatch
     assert (b"serviceConnectMetricsWrapper" in boxes[0].next()) == bool(kept)
 
 
-def test_the_use_of_a_volume_is_that_of_its_file_system(tmp_path):
-    """statfs(2): used and total bytes."""
-    used, size = publisher.volume_use(str(tmp_path))
-    assert 0 < used <= size
-    with pytest.raises(OSError):
-        publisher.volume_use(str(tmp_path / "missing"))
+def test_a_proxy_that_hangs_is_given_up(run_dir, monkeypatch):
+    """Trap 15: it takes the connection and says nothing; the publish goes on without it."""
+    listener = gsocket.socket(gsocket.AF_UNIX, gsocket.SOCK_STREAM)
+    listener.bind(str(run_dir / "t1.sock"))
+    listener.listen()
+    monkeypatch.setattr(publisher, "ADMIN_SOCKET", str(run_dir / "{task}.sock"))
+    monkeypatch.setattr(publisher, "ADMIN_SECONDS", 0.2)
+    book = Book()
+    book.tasks["a/t1"] = TaskEntry("a/t1", "f", "1", "bridge", 1, service_connect=Holder())
+    boxes = Mailbox(), Mailbox()
+    began = time.monotonic()
+    publisher.Publisher(book, lambda: Sender("c", "i"), *boxes).publish(True)
+    assert time.monotonic() - began < 1.5
+    listener.close()
+    assert b'"taskArn":"a/t1"' in boxes[0].next()

@@ -125,27 +125,6 @@ def test_a_broken_state_file_ends_the_program_with_1(tmp_path):
     assert (tmp_path / "ecs_volume_plugin.json").read_text() == '{"junk"}'
 
 
-def test_a_descriptor_of_systemd_is_used(tmp_path, eventually):
-    """The connection that started the plugin gets its answer; the reference left it on the old socket."""
-    path = tmp_path / "p.sock"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        listener.bind(str(path))
-        listener.listen()
-        inode = path.stat().st_ino
-        code = "import os, sys; os.environ['LISTEN_PID'] = str(os.getpid()); os.dup2(int(sys.argv[3]), 3);" + SERVE
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path), str(path), str(listener.fileno())],
-            env=environment(LISTEN_FDS="1"),
-            pass_fds=[listener.fileno()],
-        )
-    try:
-        assert ask(path, "/Plugin.Activate", "") == (200, '{"Implements": ["VolumeDriver"]}\n')
-        assert path.stat().st_ino == inode and stat.S_IMODE(path.stat().st_mode) == 0o660
-    finally:
-        process.kill()
-        process.wait(10)
-
-
 def test_a_client_may_keep_its_connection_and_send_chunks(plugin):
     """Go's HTTP client does both."""
     path = plugin()

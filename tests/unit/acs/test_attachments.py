@@ -8,9 +8,10 @@ from typing import Any
 
 import gevent
 import pytest
+from msgspec.structs import replace
 
 from common import keys
-from common.model.agent import DeviceAttachment
+from common.model.agent import DeviceAttachment, TaskVolume
 from common.model.status import TaskStatus
 from common.model.task import Task
 from common.stub import StubBus
@@ -176,6 +177,23 @@ def test_a_message_that_comes_again_changes_nothing(rig):
     assert len(rig.calls) == 1
 
 
+def test_a_volume_that_is_attached_again_is_reported_again(rig):
+    """To another task, once the first attachment was reported; the reference knows a volume id for ever."""
+    rig.announce(*confirmation(volume_message(), 1000.0))
+    (first,) = confirmation(volume_message(), 1000.0)
+    second = replace(first, arn=ARN.replace("3333", "4444"), task_arn="another")
+    rig.announce(second)
+    assert list(rig.stored()) == ["3333"], "it is still being attached"
+    rig.there.add("vol-1")
+    rig.attachments.look()
+    rig.settle(lambda: rig.stored()["3333"].sent)
+    rig.announce(second)
+    rig.announce(second)
+    rig.attachments.look()
+    rig.settle(lambda: rig.stored()["4444"].sent)
+    assert rig.calls == [("SubmitAttachmentStateChanges", attached("default", a)) for a in (ARN, second.arn)]
+
+
 def test_a_device_that_comes_too_late_is_not_reported(rig):
     """Case 46: the record is gone, from the store too."""
     rig.announce(*eni())
@@ -265,7 +283,7 @@ def test_looking_goes_on_only_while_something_is_waited_for(rig, monkeypatch):
     assert len(looks) == count
 
 
-def test_devices_are_links_with_hardware_and_volumes_that_are_mounted(tmp_path: Path, monkeypatch):
+def test_devices_are_links_with_hardware_and_volumes_that_the_driver_has_mounted(tmp_path: Path, monkeypatch):
     """A bridge or veth may carry any MAC address; it is not the interface that EC2 attached."""
     for place, name, mac in (
         ("pci0000:00/0000:00:05.0/net", "eth1", MAC),
@@ -278,11 +296,14 @@ def test_devices_are_links_with_hardware_and_volumes_that_are_mounted(tmp_path: 
         (tmp_path / "class" / name).symlink_to(link)
     (tmp_path / "class" / "bonding_masters").write_text("")
     assert devices.hardware_addresses(str(tmp_path / "class")) == {MAC}
-    mounts = tmp_path / "mountinfo"
-    mounts.write_text("36 35 98:0 / /mnt/ecs/ebs/t_vol-1 rw,noatime master:1 - xfs /dev/nvme1n1 rw\n")
-    assert devices.mount_points(str(mounts)) == {"/mnt/ecs/ebs/t_vol-1"}
     monkeypatch.setattr(devices, "hardware_addresses", lambda: {MAC})
-    monkeypatch.setattr(devices, "mount_points", lambda: {"/mnt/ecs/ebs/t_vol-1"})
     (interface,), (volume,) = eni(), confirmation(volume_message(), 0.0)
-    assert [devices.presence(True, True)(r) for r in (interface, volume)] == [True, True]
-    assert [devices.presence(False, False)(r) for r in (interface, volume)] == [False, False]
+
+    def looked(with_interfaces: bool, **record: Any) -> list[bool]:
+        volumes = {"vol-1": TaskVolume(volume_id="vol-1", attachment_arn=volume.arn, **record)} if record else {}
+        return [devices.presence(with_interfaces, volumes)(r) for r in (interface, volume)]
+
+    assert looked(True, staged=True) == [True, True]
+    assert looked(False, staged=False) == looked(False) == [False, False]
+    earlier = {"vol-1": TaskVolume(volume_id="vol-1", attachment_arn="another", staged=True)}
+    assert devices.presence(False, earlier)(volume) is False

@@ -20,6 +20,7 @@ from common.model.task import Task
 from common.stub import StubStore
 from common.wire import ecs as wire
 from services.acs import host as host_module
+from services.acs import registration as registration_module
 from services.acs.attributes import Situation, attributes, extended_versions, not_offered
 from services.acs.ecs import ApiError
 from services.acs.host import Gpus, HostFacts
@@ -102,6 +103,12 @@ def test_an_option_offers_its_capability(env, name):
     assert name not in names(situation())
 
 
+def test_a_plugin_capability_without_a_name_is_named_all_the_same():
+    """Case 29: numbers in the list become empty texts, in place."""
+    s = situation(ECS_VOLUME_PLUGIN_CAPABILITIES="[1,2]")
+    assert [entry["name"] for entry in attributes(s, False)].count("ecs.capability.") == 2
+
+
 def test_external_instances_do_not_offer_what_needs_ec2():
     """Their capabilities disappear, the architecture appears."""
     s = situation(host=replace(HOST, architecture="aarch64", fault_injection=True), ECS_EXTERNAL="true")
@@ -112,11 +119,20 @@ def test_external_instances_do_not_offer_what_needs_ec2():
     assert attributes(s, False)[-1] == {"name": "ecs.cpu-architecture", "value": "arm64"}
 
 
+def test_volumes_are_offered_where_their_driver_is_installed():
+    """Spec 01 §6.5: before storage.ebsta-non-root-user, which needs no driver; off by option and on external hosts."""
+    here = replace(HOST, ebs_driver=True)
+    offered = names(situation(host=here))
+    assert offered.index("storage.ebs-task-volume-attach") + 1 == offered.index("storage.ebsta-non-root-user")
+    assert "storage.ebs-task-volume-attach" not in names(situation())
+    for env in ({"ECS_EBSTA_SUPPORTED": "false"}, {"ECS_EXTERNAL": "true"}):
+        assert not [n for n in names(situation(host=here, **env)) if "ebs" in n]
+
+
 @pytest.mark.parametrize(
     ("host", "env", "option"),
     [
         (HOST, {"ECS_ENABLE_TASK_ENI": "true", "ECS_AWSVPC_BLOCK_IMDS": "true"}, "ECS_ENABLE_TASK_ENI"),
-        (replace(HOST, ebs_driver=True), {}, "ECS_EBSTA_SUPPORTED"),
         (
             HOST,
             {"ECS_GMSA_SUPPORTED": "true", "ZZZ_SKIP_DOMAIN_JOIN_CHECK_NOT_SUPPORTED_IN_PRODUCTION": "true"},
@@ -290,6 +306,15 @@ def test_an_overloaded_service_is_asked_again_with_the_same_token(code):
     assert len({body["clientToken"] for _, body in api.calls}) == 1
     assert 3 <= pauses[0] < 3.6
     assert 6 <= pauses[1] < 7.2
+
+
+def test_an_overloaded_service_for_an_hour_is_an_error(monkeypatch):
+    """The reference goes on as if it were registered; here the next registration follows, with a token of its own."""
+    monkeypatch.setattr(registration_module, "WINDOW_SECONDS", 0.0)
+    api = Api(failure("ThrottlingException"))
+    registered, _ = register(api)
+    assert registered.arn == "arn:new"
+    assert len({body["clientToken"] for _, body in api.calls}) == 2
 
 
 @pytest.mark.parametrize("code", ["ClientException", "InvalidParameterException"])

@@ -158,6 +158,22 @@ def test_what_ecs_knows_is_not_told_again(rig):
     assert statuses(rig) == ["STOPPED"]
 
 
+def test_a_new_status_of_the_task_takes_known_changes_along(rig):
+    """Case 53: the call is made for the task, and everything that waited for it is in it."""
+    task = Task(arn=A, revision=1, known=TaskStatus.CREATED)
+    rig.bus.durable.commit(Change().save(keys.TASK, A, task))
+    rig.emit(container())
+    rig.submission.flush()
+    rig.settle(lambda: rig.left == 0)
+    rig.emit(container(), changed(TaskStatus.RUNNING))
+    rig.settle(lambda: rig.left == 0)
+    assert [c["containerName"] for c in rig.api.bodies[1]["containers"]] == ["c"]
+    rig.emit(container())
+    rig.submission.flush()
+    rig.settle(lambda: rig.left == 0)
+    assert len(rig.api.bodies) == 2
+
+
 def test_an_entry_that_comes_again_is_taken_once(rig):
     """A lost connection to Redis repeats what is in flight, and even what was settled meanwhile."""
     rig.api.hold = gevent.event.Event()

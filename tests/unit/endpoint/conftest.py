@@ -97,6 +97,7 @@ class World:
     replies: Callable[[list[str]], tuple[int, bytes]] = lambda command: (1, b"")
     steady: float = 40.0
     burst: float = 60.0
+    config: dict[str, Any] = field(default_factory=dict)
     source: Source = field(init=False)
     audit: Audit = field(init=False)
     lines: list[str] = field(default_factory=list)
@@ -110,7 +111,12 @@ class World:
         self.audit = Audit([self.lines.append], now=lambda: 1780308000.0)
         self.faults = FaultRoutes(Buckets(0.2, 1.0), self.tmp, self._run, lambda: None, lambda: self.now)
         self.tasks = application(
-            self.source, self.audit, Buckets(self.steady, self.burst), self.faults, CONFIG, lambda: self.now
+            self.source,
+            self.audit,
+            Buckets(self.steady, self.burst),
+            self.faults,
+            CONFIG | self.config,
+            lambda: self.now,
         )
         self.introspection = Introspection(self.source, folders=[self.tmp])
         self.view.set_instance(Instance(arn=INSTANCE_ARN, cluster="c", region="us-west-2"))
@@ -139,7 +145,7 @@ def world(tmp_path: Path) -> World:
 
 @pytest.fixture
 def make_world(tmp_path: Path) -> Callable[..., World]:
-    """An endpoint with other limits."""
+    """An endpoint with other limits or options."""
     return lambda **more: World(tmp_path, **more)
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.endpoint import wire
+from services.endpoint import service, wire
 from services.endpoint.http import Server
 from services.endpoint.listeners import holder, listen, listen_until_it_works, problem
 
@@ -112,8 +112,10 @@ def test_head_has_the_length_and_no_body(client):
     ],
 )
 def test_the_client_decides_whether_the_connection_stays(client, request_head, connection):
-    """HTTP/1.0 closes unless asked, HTTP/1.1 stays unless asked."""
-    assert f"Connection: {connection}" in client.send(request_head).answer()[1]
+    """HTTP/1.0 closes unless asked, HTTP/1.1 stays unless asked; the answer has the version of the request."""
+    head = client.send(request_head).answer()[1]
+    assert f"Connection: {connection}" in head
+    assert head.startswith(f"{request_head[6:14].decode()} 200 OK\r\n")
     if connection == "close":
         assert client.closed() == b""
 
@@ -299,6 +301,15 @@ def test_every_local_address_of_both_families_is_served():
     for host in ("127.0.0.1", *(["::1"] if sock.family == socket.AF_INET6 and _has_ipv6_loopback() else [])):
         with socket.create_connection((host, port), 1) as connection:
             assert connection.getpeername()[1] == port
+    sock.close()
+
+
+def test_the_task_server_is_on_the_ipv4_loopback_address_only():
+    """Anything else would show credentials to the network (spec 06 §1.1)."""
+    assert (service.TASK_ADDRESS, service.TASK_PORT) == ("127.0.0.1", 51679)
+    assert (service.INTROSPECTION_ADDRESS, service.INTROSPECTION_PORT) == ("", 51678)
+    sock = listen(service.TASK_ADDRESS, 0)
+    assert sock.family == socket.AF_INET and sock.getsockname()[0] == "127.0.0.1"
     sock.close()
 
 

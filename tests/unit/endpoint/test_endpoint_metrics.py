@@ -14,12 +14,11 @@ from common.errors import Temporary
 from common.keys import DOCKER_CALLS
 from common.model.agent import DockerCalls, DockerOperation, Session
 from common.model.status import ContainerStatus, TaskStatus
-from common.readiness import Beat
+from common.readiness import Beat, Stalls
 from common.stub import StubStore
 from services.endpoint.counts import FAULTS, INTROSPECTION, REQUESTS, ROUTES, TASKS, Counts
 from services.endpoint.exposition import CONTENT_TYPE, counter, gauge
 from services.endpoint.introspection import Introspection
-from services.endpoint.looplag import LoopLag
 from services.endpoint.metrics import Metrics, Programs, backlog, docker_calls
 from tests.unit.endpoint.conftest import World, ask
 
@@ -49,10 +48,10 @@ class Page:
         self.clock = 100.0
         self.outbox = Outbox(3)
         self.programs = Programs(str(run_dir), lambda: NOW)
-        self.counts, self.lag = Counts(), LoopLag()
+        self.counts = Counts()
         self.store = StubStore()
         asked = backlog(self.outbox, lambda: self.clock), docker_calls(self.store, lambda: self.clock)
-        metrics = Metrics(world.view, self.programs, *asked, self.counts, self.lag, lambda: NOW)
+        metrics = Metrics(world.view, self.programs, *asked, self.counts, lambda: NOW)
         self.app = Introspection(world.source, metrics=metrics, counts=self.counts)
         world.tasks.counts = self.counts
 
@@ -83,9 +82,10 @@ def beat(run_dir: Path, program: str, ready: bool, pid: int, age: float) -> None
     os.utime(path, (NOW - age, NOW - age))
 
 
-def test_the_format_is_help_type_and_samples(page, world, task):
+def test_the_format_is_help_type_and_samples(page, world, task, tmp_path):
     """Each name has one HELP and one TYPE before its samples; each sample is a valid line with our prefix."""
     world.view.set_task(task())
+    beat(tmp_path, "engine", True, 7, 0)
     ask(page.app, "/v1/tasks")
     announced = ""
     names = []
@@ -267,29 +267,12 @@ def test_workers_share_one_table_and_a_restarted_one_goes_on(tmp_path):
     assert [f.stat().st_mode & 0o777 for f in tmp_path.iterdir()] == [0o600]
 
 
-def test_a_late_awakening_is_a_stall():
-    """Less than 50 ms is the scheduler of a busy machine."""
-    clock = [0.0]
-    late = iter((0.0, 0.049, 0.3, 0.1))
-
-    def sleep(seconds: float) -> None:
-        clock[0] += seconds + next(late)
-
-    lag = LoopLag(lambda: clock[0], sleep)
-    for _ in range(4):
-        lag.turn()
-    assert (lag.stalls, round(lag.seconds, 3), round(lag.longest_seconds, 3)) == (2, 0.4, 0.3)
-
-
-def test_a_blocked_loop_is_seen_by_the_running_sampler():
-    """With the real clock: a computation that blocks the hub for 0.2 s is one stall."""
-    from gevent.monkey import get_original
-
-    lag = LoopLag(sample_seconds=0.1)
-    lag.start()
-    gevent.sleep(0.02)
-    get_original("time", "sleep")(0.3)
-    gevent.sleep(0.02)
-    assert lag.alive()
-    lag.stop()
-    assert lag.stalls == 1 and 0.1 <= lag.longest_seconds <= 0.6
+def test_the_stalls_of_each_program_are_told(page, tmp_path):
+    """They come with its heartbeat; a program of an older version tells of none."""
+    Beat(str(tmp_path), "engine").write(True, "", Stalls(3, 0.75, 0.5))
+    beat(tmp_path, "acs", True, 7, 0)
+    for program, number, seconds, longest in (("engine", 3, 0.75, 0.5), ("acs", 0, 0, 0)):
+        label = f'{{program="{program}"}}'
+        assert page.value(f"ecs_agent_event_loop_stalls_total{label}") == number
+        assert page.value(f"ecs_agent_event_loop_stall_seconds_total{label}") == seconds
+        assert page.value(f"ecs_agent_event_loop_longest_stall_seconds{label}") == longest

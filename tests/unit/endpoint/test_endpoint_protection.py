@@ -229,6 +229,19 @@ def test_tags_that_fail_cost_the_tags_and_not_the_answer(world, task, ecs):
     assert v3.json["ContainerInstanceTags"] and "Errors" not in v3.json
 
 
+def test_an_error_that_the_operation_does_not_declare_is_told_as_the_sdk_tells_it(world, task, ecs):
+    """`api error` stands before its code."""
+    world.view.set_task(task())
+
+    def answer() -> Any:
+        raise EcsError("UnrecognizedClientException", "no", 400, "rid")
+
+    ecs.answer = answer
+    first, second = world.get(f"/v4/{E}/taskWithTags").json["Errors"]
+    assert [first["ErrorField"], second["ErrorField"]] == ["ContainerInstanceTags", "TaskTags"]
+    assert first["ErrorMessage"].endswith(", RequestID: rid, api error UnrecognizedClientException: no")
+
+
 def test_empty_tags_leave_the_fields_out(world, task, ecs):
     """An empty list omits the field."""
     world.view.set_task(task())

@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.model.task import Association
+from services.endpoint import shapes
 from services.endpoint.paths import cleaned
 
 E = "11111111-2222-4333-8444-555555555555"
@@ -334,6 +335,17 @@ def test_no_request_makes_either_server_fail(world, task, path, query, method, b
     answer = world.get(target, method=method, body=body, headers={"User-Agent": agent})
     assert answer.status != 500 or "V3" in answer.body.decode() or "internal server error" in answer.body.decode()
     assert world.look(target, method=method, body=body).status != 500 or path.strip("/") == "license"
+
+
+def test_a_fault_in_a_handler_is_a_json_500(world, task, monkeypatch):
+    """Trap 10: the reference closes the connection; a status with a body says more. The next request is served."""
+    world.view.set_task(task())
+    with monkeypatch.context() as patched:
+        patched.setattr(shapes, "single_shape", lambda *_: {}["missing"])
+        answer = world.get(f"/v4/{E}")
+    assert (answer.status, answer.body) == (500, b'"Internal server error"')
+    assert answer.header("Content-Type") == "application/json"
+    assert world.get(f"/v4/{E}").status == 200
 
 
 def test_the_audit_log_cuts_what_is_a_megabyte_long(world):

@@ -315,13 +315,40 @@ def test_an_exit_code_of_zero_is_shown(world, task, container):
 
 
 def test_the_zone_can_be_hidden(make_world, task):
-    """Case 80: ECS_DISABLE_TASK_METADATA_AZ hides zone and zone id, not the VPC; case 81: both are independent."""
+    """Case 80: ECS_DISABLE_TASK_METADATA_AZ hides zone and zone id, not the VPC."""
     world = make_world()
     world.view.hide_zone = True
     world.view.set_instance(Instance(arn="i", cluster="c", availability_zone="a", availability_zone_id="b", vpc_id="v"))
     world.view.set_task(task())
     answer = world.get(f"/v4/{E}/task").json
     assert "AvailabilityZone" not in answer and "AvailabilityZoneID" not in answer and answer["VPCID"] == "v"
+
+
+def test_the_zone_and_its_id_have_two_sources(world, task):
+    """Case 81: a registration answer without the attribute, and metadata that knows the id."""
+    world.view.set_instance(Instance(arn="i", cluster="c", availability_zone_id="usw2-az1"))
+    world.view.set_task(task())
+    v4, v3 = world.get(f"/v4/{E}/task").json, world.get(f"/v3/{E}/task").json
+    assert v4["AvailabilityZoneID"] == "usw2-az1" and "AvailabilityZone" not in v4
+    assert not {"AvailabilityZone", "AvailabilityZoneID"} & set(v3)
+
+
+@pytest.mark.parametrize("mode", ["awsvpc", "bridge"])
+def test_an_awsvpc_task_without_interface_falls_back_to_docker_for_one_container(world, task, mode):
+    """The task's own answer shows no networks then (spec 06 §12.2)."""
+    world.view.set_task(task(network_mode=mode))
+    docker = [{"NetworkMode": "bridge", "IPv4Addresses": ["172.17.0.3"]}]
+    assert world.get(f"/v4/{E}").json["Networks"] == world.get(f"/v3/{E}").json["Networks"] == docker
+    shown = [world.get(f"/v{n}/{E}/task").json["Containers"][0].get("Networks") for n in (3, 4)]
+    assert shown == ([None, None] if mode == "awsvpc" else [docker, docker])
+
+
+def test_a_task_without_containers_is_shown_without_them(world, task):
+    """By address in v2, where nothing else is asked for: no containers, and no tags (spec 06 §9)."""
+    world.view.set_task(task(containers=(Container(name="app"),), local_ip_address="169.254.172.2"))
+    for path in ("/v2/metadata", "/v2/metadataWithTags"):
+        answer = world.get(path, peer=("169.254.172.2", "1"))
+        assert answer.status == 200 and "Containers" not in answer.json and "TaskTags" not in answer.json
 
 
 def test_a_registration_that_changes_the_cluster_is_seen_in_the_next_answer(world, task):

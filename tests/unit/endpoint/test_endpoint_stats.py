@@ -7,7 +7,7 @@ import json
 import pytest
 
 from common.model.agent import ContainerStats, TaskStats
-from common.model.status import ContainerStatus
+from common.model.status import ContainerStatus, TaskStatus
 from services.endpoint.stats import without_rates
 
 E = "11111111-2222-4333-8444-555555555555"
@@ -55,11 +55,53 @@ def test_a_stopped_container_is_not_tracked(world, task, container, tracked):
     assert world.get(f"/v3/{E}/task/stats").json == {D: None}
 
 
-def test_without_telemetry_nothing_is_tracked(world, task):
-    """The same as ECS_DISABLE_METRICS."""
-    world.view.set_task(task())
+def test_a_container_is_tracked_from_the_moment_it_runs(world, task, container):
+    """Not only when telemetry has noticed: a container that asks at once is told that there is no sample yet."""
+    world.view.set_task(task(containers=(container(known=ContainerStatus.CREATED),)))
+    assert (world.get(f"/v4/{E}/stats").status, world.get(f"/v3/{E}/stats").status) == (500, 400)
+    world.view.set_task(task(revision=2))
+    assert (world.get(f"/v4/{E}/stats").body, world.get(f"/v3/{E}/stats").body) == (b"{}", b"null")
+    assert (world.get(f"/v4/{E}/task/stats").json, world.get(f"/v3/{E}/task/stats").json) == ({D: {}}, {D: None})
+    given_stats(world, ContainerStats(docker_id=D, rendered=SAMPLE))
+    assert world.get(f"/v4/{E}/stats").body == SAMPLE
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"family": ""}, {"is_internal": True}, {"known": TaskStatus.STOPPED}],
+    ids=["family", "internal", "stopped"],
+)
+def test_some_tasks_are_never_tracked(world, task, more):
+    """Without a family, the agent's own, and stopped ones."""
+    world.view.set_task(task(**more))
     assert world.get(f"/v4/{E}/stats").status == 500
     assert world.get(f"/v4/{E}/task/stats").json == {D: {}}
+
+
+def test_without_metrics_nothing_is_tracked(make_world, task):
+    """ECS_DISABLE_METRICS: container endpoints fail, task endpoints show every container without a sample."""
+    world = make_world(config={"ECS_DISABLE_METRICS": True})
+    world.view.set_task(task(local_ip_address="169.254.172.2"))
+    given_stats(world, ContainerStats(docker_id=D, rendered=SAMPLE))
+    v3, v4 = world.get(f"/v3/{E}/stats"), world.get(f"/v4/{E}/stats")
+    assert (v3.status, v4.status) == (400, 500) and v3.json == v4.json == f"Unable to get container stats for: {D}"
+    assert (world.get(f"/v3/{E}/task/stats").json, world.get(f"/v4/{E}/task/stats").json) == ({D: None}, {D: {}})
+    assert world.get("/v2/stats/", peer=("169.254.172.2", "1")).json == {D: None}
+
+
+def test_a_container_without_an_id_is_shown_under_an_empty_key(world, task, container):
+    """Every container of the engine's map, as soon as its name is chosen; one that is only pulled is not in it."""
+    others = container(name="b", docker_id="", endpoint_id="e"), container(name="c", docker_id="", docker_name="")
+    world.view.set_task(task(containers=(container(), *others)))
+    given_stats(world, ContainerStats(docker_id=D, rendered=SAMPLE))
+    assert world.get(f"/v4/{E}/task/stats").body == b'{"' + D.encode() + b'":' + SAMPLE + b',"":{}}'
+
+
+def test_a_task_without_containers_has_no_stats(world, task, container):
+    """No container map: v2 by the address."""
+    world.view.set_task(task(containers=(container(docker_id="", docker_name=""),), local_ip_address="169.254.172.2"))
+    answer = world.get("/v2/stats", peer=("169.254.172.2", "1"))
+    assert (answer.status, answer.json) == (400, f"Unable to get task stats for: {ARN}")
 
 
 def test_a_container_that_starts_is_seen_in_the_task_form(world, task, container):

@@ -274,6 +274,22 @@ def test_a_resource_that_fails_gives_the_task_its_reason(brain):
     assert [r.reason for r in it.container_reports()] == [""]
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_of_two_resources_that_fail_the_first_gives_the_reason(brain, together):
+    """Conformance case R5 of spec 05, whether or not both results are decided on at once."""
+    from services.engine.core.decide import Finished
+
+    it = brain(resources=(Resource(kind="dockerVolume", name="a"), Resource(kind="dockerVolume", name="b")))
+    failed = [
+        Finished(e, Outcome(action=e.action, target=e.target, error=NamedError("X", "x"), reason=f"fails: {e.target}"))
+        for e in it.effects
+        if e.action is Action.CREATE_RESOURCE
+    ]
+    for messages in [failed] if together else [[message] for message in failed]:
+        it.send(*messages)
+    assert it.reports() == [("STOPPED", "Fails: a")]
+
+
 def test_missing_credentials_are_waited_for(brain):
     """Conformance case 61: nothing is reported, a look is due in a minute, and their arrival moves the task."""
     auth = RegistryAuth(type="ecr", use_execution_role=True)

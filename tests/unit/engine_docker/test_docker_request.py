@@ -7,65 +7,25 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from common.model.agent import DockerFacts
-from common.model.status import ContainerStatus, ContainerType
+from common.config import load
+from common.model.status import ContainerType
 from common.model.task import (
-    Association,
     Container,
     Firelens,
     MountPoint,
     NetworkInterface,
     PortMapping,
-    Resource,
     Task,
     Volume,
     VolumeFrom,
 )
-from services.engine.docker import names, request
-from services.engine.docker.draft import Draft, Refused, World
+from common.wire.payload import parse_task
+from services.engine.docker.draft import World
 from services.engine.docker.host_config import cpu_shares
-from services.engine.docker.ports import PortPicker
-from services.engine.docker.settings import Settings
-from services.engine.resources.registry import Registry
+from services.engine.docker.settings import Settings, from_config
+from tests.fakes.create_requests import ARN, FACTS, build, draft, environment, refusal, task_of, world
 
 MIB = 1024 * 1024
-ARN = "arn:aws:ecs:us-west-2:123456789012:task/default/0123456789abcdef0123456789abcdef"
-FACTS = DockerFacts(
-    server_version="20.10.24+dfsg1",
-    default_api_version="1.21",
-    usable_api_versions=tuple(f"1.{n}" for n in range(17, 42)),
-)
-
-
-def world(facts: DockerFacts = FACTS, **fields: Any) -> World:
-    settings = fields.pop("settings", Settings())
-    chosen = {"region": "us-west-2", "cluster": "default"}
-    picker = PortPicker((40001, 40100), lambda port, protocol: True)
-    return World(settings=settings, facts=facts, picker=picker, **{**chosen, **fields})
-
-
-def task_of(*containers: Container, **fields: Any) -> Task:
-    return Task(arn=ARN, family="web", version="7", containers=containers, **fields)
-
-
-def build(task: Task, name: str = "app", on: World | None = None) -> dict[str, Any]:
-    return draft(task, name, on).body
-
-
-def draft(task: Task, name: str = "app", on: World | None = None) -> Draft:
-    container = task.container(name)
-    assert container is not None
-    return request.build(task, container, on or world(), Registry(), {})
-
-
-def environment(body: dict[str, Any]) -> dict[str, str]:
-    return dict(entry.split("=", 1) for entry in body["Env"])
-
-
-def refusal(task: Task, name: str = "app", on: World | None = None) -> str:
-    with pytest.raises(Refused) as caught:
-        draft(task, name, on)
-    return str(caught.value.error)
 
 
 def test_the_whole_request_of_the_specification() -> None:
@@ -199,13 +159,18 @@ def test_a_request_that_cannot_be_built_says_why(fields: dict[str, Any], error: 
     assert refusal(task) == error
 
 
-def test_a_repeated_mount_of_an_agent_volume_uses_one_name() -> None:
-    """The resource knows the Docker name (spec 05 §3.3); a shared volume without resource keeps its own."""
-    resource = Resource(kind="dockerVolume", name="shared", detail={"docker_name": "ecs-web-7-shared-0"})
-    mounts = tuple(MountPoint(source_volume=v, container_path=f"/{v}") for v in ("shared", "other"))
-    volumes = (Volume(name="shared"), Volume(name="other", type="docker"))
-    task = task_of(Container(name="app", mount_points=mounts), volumes=volumes, resources=(resource,))
-    assert build(task)["HostConfig"]["Binds"] == ["ecs-web-7-shared-0:/shared", "other:/other"]
+def test_an_empty_command_is_the_images_own() -> None:
+    """Trap 37: [] would clear what the image says; the payload's empty list means nothing."""
+    parsed = parse_task({"arn": ARN, "containers": [{"name": "app", "image": "i", "command": [], "entryPoint": []}]})
+    body = build(replace(task_of(Container(name="app")), containers=parsed.containers))
+    assert body.get("Cmd") is None and body.get("Entrypoint") is None
+
+
+@pytest.mark.parametrize(("text", "labels"), [('{"k":"v"', {}), ('["k"]', {}), ('{"k":"v"}', {"k": "v"})])
+def test_broken_pause_labels_are_no_labels(text: str, labels: dict[str, str]) -> None:
+    """Conformance case N9 of spec 04."""
+    config = load({"ECS_PAUSE_LABELS": text}, read=lambda path: None, exists=lambda path: False)
+    assert from_config(config).pause_labels == labels
 
 
 def test_the_region_is_set_unless_somebody_set_one() -> None:
@@ -266,13 +231,15 @@ def test_host_pid_and_ipc_modes_override_the_overlay() -> None:
 
 
 def test_limited_tasks_name_their_cgroup() -> None:
-    """Above the overlay; on cgroup v2 it is a slice."""
+    """Above the overlay; on cgroup v2 it is a slice, told as Docker's cgroup driver wants it."""
     app = Container(name="app", docker_host_config='{"CgroupParent":"/mine"}')
     task = task_of(app, limits_enabled=True)
     id_ = "0123456789abcdef0123456789abcdef"
     assert build(task)["HostConfig"]["CgroupParent"] == f"/ecs/{id_}"
     unified = world(replace(FACTS, cgroup_version="2"))
     assert build(task, on=unified)["HostConfig"]["CgroupParent"] == f"ecstasks-{id_}.slice"
+    by_path = world(replace(FACTS, cgroup_version="2", cgroup_driver="cgroupfs"))
+    assert build(task, on=by_path)["HostConfig"]["CgroupParent"] == f"/ecstasks.slice/ecstasks-{id_}.slice"
 
 
 # -- logging ---------------------------------------------------------------------------------------
@@ -364,76 +331,3 @@ def test_awsfirelens_needs_the_routers_address_and_dockers_version() -> None:
         "CannotCreateContainerError: failed to create container - container uses awsfirelens log driver and we failed "
         "to generate the Firelens log config: unable to determine whether the Docker server version is at least 20.10.0"
     )
-
-
-# -- GPUs ------------------------------------------------------------------------------------------
-
-
-def test_a_gpu_reaches_its_container_by_variable_and_runtime() -> None:
-    """And nothing happens without ECS_ENABLE_GPU_SUPPORT (spec 03 §6.6.9)."""
-    gpus = tuple(Association(name=n, type="gpu", containers=("app",)) for n in ("gpu-0", "gpu-1"))
-    task = task_of(Container(name="app"), Container(name="other"), associations=gpus)
-    on = world(settings=Settings(gpu=True))
-    body = build(task, on=on)
-    assert environment(body)["NVIDIA_VISIBLE_DEVICES"] == "gpu-0,gpu-1"
-    assert body["HostConfig"]["Runtime"] == "nvidia"
-    assert "Runtime" not in build(task, "other", on=on)["HostConfig"]
-    assert "NVIDIA_VISIBLE_DEVICES" not in environment(build(task))
-    external = world(settings=Settings(gpu=True, external=True))
-    host = build(task, on=external)["HostConfig"]
-    assert host["DeviceRequests"] == [{"Capabilities": [["gpu"]], "DeviceIDs": ["gpu-0", "gpu-1"]}]
-    assert "Runtime" not in host and "NVIDIA_VISIBLE_DEVICES" not in environment(build(task, on=external))
-    other = build(task, "other", on=external)["HostConfig"]
-    assert other["DeviceRequests"] == [{"Capabilities": [["gpu"]], "DeviceIDs": None}]
-
-
-def test_a_container_that_shows_itself_gpus_gets_the_runtime_in_a_gpu_task() -> None:
-    """Conformance case R45: `none` of its own counts too, what the image sets does not; neuron overrides."""
-    gpus = (Association(name="g1", type="gpu", containers=("a",)),)
-    other = Container(name="b", environment={"NVIDIA_VISIBLE_DEVICES": "none"})
-    neuron = Container(name="n", environment={"AWS_NEURON_VISIBLE_DEVICES": "ALL"})
-    task = task_of(Container(name="a"), other, neuron, associations=gpus)
-    on = world(settings=Settings(gpu=True, neuron=True))
-    runtimes = [build(task, name, on)["HostConfig"]["Runtime"] for name in ("a", "b", "n")]
-    assert runtimes == ["nvidia", "nvidia", "neuron"]
-    bare = world(settings=Settings(gpu=True, nvidia_runtime=""))
-    assert refusal(task, "a", bare) == "HostConfigError: Runtime is not set for GPU containers"
-    assert "Runtime" not in build(task_of(other), "b", on)["HostConfig"]
-
-
-# -- ports and names -------------------------------------------------------------------------------
-
-
-def test_ranges_are_mapped_one_to_one_and_remembered() -> None:
-    """Conformance cases 84 and 43: also the text when there is no room."""
-    mappings = (
-        PortMapping(container_port_range="7000-7002"),
-        PortMapping(container_port=91, protocol="udp"),
-        PortMapping(container_port=80, host_port=40004),
-    )
-    made = draft(task_of(Container(name="app", docker_name="n", port_mappings=mappings)))
-    ports = {key: value[0]["HostPort"] for key, value in made.host["PortBindings"].items()}
-    assert ports == {
-        "7000/tcp": "40001", "7001/tcp": "40002", "7002/tcp": "40003", "91/udp": "40004", "80/tcp": "40004",
-    }  # fmt: skip
-    assert made.port_ranges == {"7000-7002": "40001-40003"}
-    wide = Container(name="app", port_mappings=(PortMapping(container_port_range="1-200"),))
-    assert refusal(task_of(wide)) == (
-        "HostConfigError: error retrieving docker port map: 200 contiguous host ports are unavailable"
-    )
-
-
-def test_docker_names_keep_only_safe_characters() -> None:
-    """Conformance case 38."""
-    import re
-
-    name = names.container(task_of(), "my_app.1")
-    assert re.fullmatch(r"ecs-web-7-myapp1-[0-9a-f]{20}", name)
-    assert names.container(task_of(), "my_app.1") != name
-
-
-def test_a_sibling_that_is_only_named_is_not_there_yet() -> None:
-    """The name is chosen before the create call."""
-    db = Container(name="db", docker_name="n", known=ContainerStatus.PULLED)
-    task = task_of(Container(name="app", links=("db",)), db)
-    assert refusal(task) == "HostConfigError: Link target not available: db"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from common.model.agent import DockerFacts
 from common.model.task import Attachment, Container, MountPoint, Task, Volume
@@ -149,6 +151,19 @@ def test_a_volume_of_task_scope_cannot_be_autoprovisioned() -> None:
     assert str(caught.value) == "volume [v] : task scoped volume could not be autoprovisioned"
 
 
+def test_a_volume_of_the_task_is_made_with_driver_options_and_labels() -> None:
+    """Conformance case R27: under a name of its own; removed with the task."""
+    given = {"scope": "task", "driver": "d", "driverOpts": {"o": "1"}, "labels": {"l": "2"}}
+    volumes = Volumes()
+    task = replace(docker_volume(**given), family="f", version="3")
+    (resource,) = Registry().resources_for(task, host(volumes))
+    Registry().create(task, resource, host(volumes))
+    ((name, *made),) = volumes.made
+    assert re.fullmatch(r"ecs-f-3-v-[0-9a-f]{20}", name) and made == ["d", {"o": "1"}, {"l": "2"}]
+    Registry().cleanup(task, resource, host(volumes))
+    assert volumes.removed == [name]
+
+
 def test_driver_options_are_compared_when_told_so() -> None:
     """No labels and empty labels are the same; the texts differ in their first letter (spec 05 §3.4)."""
     task = docker_volume(scope="shared", autoprovision=True, labels={}, driverOpts={"type": "tmpfs"})
@@ -170,7 +185,6 @@ FSX = "FSx for Windows File Server volumes"
     [
         (Task(arn=ARN, network_mode="awsvpc"), "network mode awsvpc (task network interfaces)"),
         (Task(arn=ARN, attachments=(Attachment(type="serviceconnectdetail"),)), "Service Connect"),
-        (Task(arn=ARN, volumes=(Volume(name="v", type="amazonebs"),)), "Amazon EBS volumes"),
         (Task(arn=ARN, volumes=(Volume(name="v", type="fsxWindowsFileServer"),)), FSX),
         (Task(arn=ARN, containers=(Container(name="a", credential_specs=("credentialspec:file://x",)),)),
          "credential specs (gMSA)"),

@@ -21,6 +21,7 @@ from common.model.messages import Command
 from common.model.status import TaskStatus
 from common.model.task import Container, Task
 from common.stub import StubBus
+from services.images import daemon
 from services.images.core.plan import Limits
 from services.images.cycle import Cycle
 
@@ -33,9 +34,11 @@ class Docker:
     def __init__(self, images: dict[str, str]) -> None:
         self.all, self.removed = images, list[tuple[str, dict[str, Any]]]()
         self.answers: dict[str, int] = {}
+        self.seconds: list[float] = []  # the time-out of each call
         self.before_removal: Callable[[], None] = lambda: None
 
     def __call__(self, seconds: float) -> Docker:
+        self.seconds.append(seconds)
         return self
 
     def images(self) -> list[dict[str, str]]:
@@ -54,6 +57,9 @@ class Docker:
     def history(self, name: str) -> list[dict[str, int]]:
         self.before_removal()
         return []
+
+    def remove_container(self, id_: str, **_: Any) -> None:
+        """It goes."""
 
     def remove_image(self, name: str, **options: Any) -> list[dict[str, str]]:
         self.removed.append((name, options))
@@ -145,3 +151,43 @@ def test_a_refused_name_stays_and_the_others_go():
     assert place.run() == 1
     assert [name for name, _ in place.docker.removed] == ["a", "b", "gone"]
     assert ("sha256:a", "b") in place.told() and ("sha256:a", "a") not in place.told()
+
+
+def test_a_cycle_that_is_used_up_leaves_untracked_images_alone():
+    """Case 29, better: five removals leave a budget of none; the next cycle has five for the others."""
+    names = [f"t{n}" for n in range(5)]
+    place = Place({**{name: f"T{name}" for name in names}, "u": "U"}, *(old(f"T{name}", name) for name in names))
+    assert place.run(untracked=True) == 5
+    assert set(place.docker.all) == {"u"}
+    for name in names:
+        place.bus.durable.commit(Change().delete(keys.IMAGE, f"T{name}"))
+    assert place.run(untracked=True) == 1 and not place.docker.all
+
+
+def test_untracked_containers_go_in_the_order_of_dockers_list(monkeypatch: pytest.MonkeyPatch):
+    """Successes count, up to the number of a cycle; a refusal costs nothing (cases 37, 42)."""
+    place = Place({})
+    ids = [f"c{n}" for n in (7, 3, 9, 1, 8, 2, 6, 4)]
+    tried: list[tuple[str, dict[str, Any]]] = []
+
+    def remove(id_: str, **options: Any) -> None:
+        tried.append((id_, options))
+        if id_ == "c7":
+            raise APIError("refused", _response(409))
+
+    docker: Any = place.docker
+    monkeypatch.setattr(docker, "containers", lambda **_: [{"Id": id_} for id_ in ids])
+    state = {"Status": "exited", "FinishedAt": "2020-01-01T00:00:00.123456789Z"}
+    monkeypatch.setattr(docker, "inspect_container", lambda id_: {"State": state}, raising=False)
+    monkeypatch.setattr(docker, "remove_container", remove, raising=False)
+    gone = Cycle(place.bus, LIMITS, VirtualClock(), docker, True).run()
+    assert tried == [(id_, {"v": True}) for id_ in ids[:6]] and gone.containers == 5
+
+
+def test_every_call_has_the_time_that_it_may_need():
+    """Trap 4: Docker goes on with a large removal although nobody waits for it any more."""
+    place = Place({"a": "A"}, old("A", "a"))
+    place.run(untracked=True)
+    assert set(place.docker.seconds) == {30, 180, 600}
+    daemon.Daemon(place.docker).remove_container("c")  # type: ignore[arg-type]
+    assert place.docker.seconds[-1] == 300

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 
+import gevent.event
 import pytest
 
 from services.init import command, host
-from services.init.service import BridgeWatch
+from services.init.service import BridgeWatch, Service
 
 command.prepare()  # the suite runs under gevent
 BRIDGE = {"com.docker.network.bridge.default_bridge": "true", "com.docker.network.bridge.name": "docker0"}
@@ -65,6 +67,27 @@ def test_docker_is_asked_again_only_when_it_may_answer_differently(tmp_path):
     assert watch.changed("docker0") == (True, "br0") and len(asked) == 4
 
 
+def test_a_change_that_the_kernel_tells_of_ends_a_pause_but_no_back_off(monkeypatch):
+    """Flushed rules are back at once; a failing iptables is not called again for each change of others."""
+    monkeypatch.setattr("services.init.service.EARLY_LOOK_SECONDS", 0.3)
+    context = SimpleNamespace(config={"ECS_LOCAL_CONTROL_PLANE": False}, stopping=gevent.event.Event())
+    service = Service(context, SimpleNamespace(), parent=0)
+    service._changes = SimpleNamespace(heard=gevent.event.Event())
+    service._changes.heard.set()
+    began = time.monotonic()
+    service._pause(5.0)
+    assert 0.1 <= time.monotonic() - began < 2 and not service._changes.heard.is_set()
+    service._changes.heard.set()
+    service._looked = began = time.monotonic()
+    service._pause(5.0)
+    assert 0.3 <= time.monotonic() - began < 3, "no early look follows another at once"
+    service._changes.heard.set()
+    service._told = "iptables fails"
+    began = time.monotonic()
+    service._pause(0.3)
+    assert time.monotonic() - began >= 0.3
+
+
 def test_a_command_that_is_late_is_killed_and_named():
     """A hung iptables must not hang the manager."""
     began = time.monotonic()
@@ -89,3 +112,10 @@ def test_a_command_that_cannot_be_run_says_so():
     """The path is in the text."""
     with pytest.raises(command.CommandFailed, match="/nowhere/iptables cannot be run"):
         command.run(("/nowhere/iptables",))
+
+
+def test_a_command_gets_no_password_of_the_configuration(monkeypatch):
+    """spec 10 §18 trap 15: what such tools read, and nothing else."""
+    monkeypatch.setenv("ECS_ENGINE_AUTH_DATA", "secret")
+    found = command.run(("/usr/bin/env",)).out
+    assert "LC_ALL=C\n" in found and "PATH=" in found and "ECS_" not in found

@@ -257,6 +257,27 @@ def test_a_missing_program_is_one_clear_sentence_and_touches_nothing(tool, tmp_p
     assert tool.calls == [] and made.remove() == []
 
 
+def test_without_ip6tables_the_ipv4_rules_are_there_and_one_line_says_what_is_open(tool, tmp_path, caplog):
+    """Case 8; the program is looked for by its name."""
+    find = {"iptables": "/sbin/iptables", "iptables-save": "/sbin/iptables-save"}.get
+    made = Manager(Settings(tmp_path / "run"), LOG, Netfilter(tool.run, find))
+    made.start()
+    assert made.converge().errors == () and made.families == (4,)
+    assert not [call for call in tool.calls if call.startswith("ip6")]
+    assert caplog.text.count("ip6tables is not installed: port 51678 is not closed for IPv6 hosts") == 1
+
+
+def test_without_ipv6_nobody_looks_for_ip6tables(tool, tmp_path, monkeypatch):
+    """Case 7."""
+    looked: list[str] = []
+    monkeypatch.setattr(host, "has_ipv6", lambda: False)
+    made = Manager(Settings(tmp_path / "run"), LOG, Netfilter(tool.run, lambda n: looked.append(n) or f"/sbin/{n}"))
+    made.start()
+    made.converge()
+    made.remove()
+    assert looked and not [name for name in looked if name.startswith("ip6")]
+
+
 def test_a_process_without_the_capability_says_so(tool, tmp_path, monkeypatch):
     """A container without NET_ADMIN: the sentence names the capability."""
     monkeypatch.setattr("services.init.netfilter.has_net_admin", lambda: False)

@@ -100,3 +100,16 @@ def test_a_docker_that_comes_late_is_asked_again(docker, run_dir):
     (run_dir / "d.sock").rename(run_dir / "away")
     predecessor.wait_and_remove(path, LOG, stopping)
     assert len(waits) == 1 and docker.asked[-1].startswith("DELETE ")
+
+
+@pytest.mark.parametrize(("files", "told"), [
+    ((), False), (("agent.db",), True), (("agent.db", "redis/appendonlydir/appendonly.aof.1.incr.aof"), False),
+])  # fmt: skip
+def test_a_database_of_the_go_agent_is_told_of_until_this_agent_has_a_state(tmp_path, caplog, files, told):
+    """spec 10 §16 Q11: one warning, and the file stays."""
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    assert predecessor.warn_of_database(tmp_path, logging.getLogger("ecs-t")) is told
+    assert (f"{tmp_path}/agent.db is the Go agent's state" in caplog.text) is told
+    assert all((tmp_path / name).exists() for name in files)

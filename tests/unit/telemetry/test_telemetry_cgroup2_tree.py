@@ -18,8 +18,9 @@ from services.telemetry.files import Files, Gone, Host, find_process, this_host
 ID, TASK, PID, HOST_PID = "4f7d0c3b" * 8, "fedcba9876543210fedcba9876543210", 4242, 1
 PLACES = {
     "systemd": f"ecstasks.slice/ecstasks-{TASK}.slice/docker-{ID}.scope",
-    "cgroupfs": f"ecs/{TASK}/{ID}",
-    "no cgroup of the task": f"system.slice/docker-{ID}.scope",
+    "cgroupfs": f"ecstasks.slice/ecstasks-{TASK}.slice/{ID}",
+    "systemd, no cgroup of the task": f"system.slice/docker-{ID}.scope",
+    "cgroupfs, no cgroup of the task": f"docker/{ID}",
 }
 MEMORY_STAT = {
     "anon": 115959808, "file": 42991616, "kernel": 3145728, "kernel_stack": 131072, "pagetables": 524288,

@@ -9,10 +9,11 @@ import pytest
 
 from common.errors import Temporary
 from common.proxy import proxy_for
-from common.session import Keys, Refused, host_of, service_url, sign
+from common.session import SILENCE_SECONDS, Keys, Refused, host_of, service_url, sign
 from services.telemetry.core.requests import Sender
-from services.telemetry.mailbox import Mailbox
-from services.telemetry.session import explain, frame, kind_of, url_of
+from services.telemetry.mailbox import CAPACITY, WAIT_SECONDS, Mailbox
+from services.telemetry.sampler import SAMPLE_SECONDS
+from services.telemetry.session import Timers, explain, frame, kind_of, url_of
 
 AT = calendar.timegm(time.strptime("2026-06-01T10:00:03", "%Y-%m-%dT%H:%M:%S"))
 URL = (
@@ -181,3 +182,11 @@ def test_the_proxy_is_chosen_by_the_rules_of_the_reference(environ, scheme, host
     """Spec 02 §1.5."""
     found = proxy_for(scheme, host, port, environ)
     assert (found.hostname if found else None) == expected
+
+
+def test_periods_are_those_of_the_reference():
+    """Spec 07 §1: the tests of the process shorten them."""
+    assert Timers() == Timers(
+        heartbeat=60.0, heartbeat_jitter=60.0, disconnect=1800.0, disconnect_jitter=300.0, status=20.0, publish=20.0
+    )
+    assert (CAPACITY, WAIT_SECONDS, SAMPLE_SECONDS, SILENCE_SECONDS) == (15, 1.0, 1.0, 180.0)

@@ -1,6 +1,7 @@
 """Samples, queues and statistic sets: the cases of the specification's table, row by row (spec 07 §5, §6, §19)."""
 
 import json
+import os
 import struct
 
 import msgspec
@@ -9,6 +10,7 @@ import pytest
 from services.telemetry.core import samples
 from services.telemetry.core.numbers import LARGEST, encode, epoch, f32, format_time, number, parse_time
 from services.telemetry.core.samples import Counters, Queue, long_set, queue_length
+from services.telemetry.files import this_host
 
 SECOND = 1_000_000_000
 
@@ -212,3 +214,8 @@ def test_strings_are_escaped_as_go_escapes_them():
     assert encode("\u2028\u2029") == b'"\\u2028\\u2029"'
     assert msgspec.json.decode(encode({"a": "<&>"})) == {"a": "<&>"}
     assert samples.STREAM_LENGTH == 80
+
+
+def test_the_cpus_are_those_that_this_process_may_use():
+    """Trap 9: neither those that are online nor those of the container."""
+    assert this_host().cpus == len(os.sched_getaffinity(0))

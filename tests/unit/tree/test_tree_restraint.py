@@ -88,3 +88,9 @@ def test_local_mode_asks_no_metadata_service_and_signs_with_something():
     assert settings["ECS_BACKEND_HOST"] == "http://127.0.0.1:51670" and settings["AWS_DEFAULT_REGION"] == "eu-west-1"
     assert settings["AWS_ACCESS_KEY_ID"] == "local"
     assert "AWS_ACCESS_KEY_ID" not in run.local_mode({"ECS_LOCAL_PORT": 1}, {"AWS_ACCESS_KEY_ID": "mine"})
+
+
+def test_the_store_gets_no_password_of_the_configuration():
+    """spec 10 §18 trap 15: ecs.config puts passwords of registries into the environment of everything."""
+    ours = {"PATH": "/bin", "LC_ALL": "C", "ECS_ENGINE_AUTH_DATA": "secret", "ECS_CLUSTER": "x"}
+    assert redis.environment(ours) == {"PATH": "/bin", "LC_ALL": "C"}

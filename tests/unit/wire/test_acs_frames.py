@@ -49,6 +49,15 @@ def test_a_frame_that_is_not_understood_is_dropped_with_a_reason(text, why):
     assert why in str(caught.value)
 
 
+def test_a_frame_that_is_too_large_is_dropped(monkeypatch):
+    """A bound for our own memory, far above any payload."""
+    text = '{"type":"HeartbeatMessage","message":{}}'
+    assert acs.decode(text).type == "HeartbeatMessage"
+    monkeypatch.setattr(acs, "MAX_FRAME_BYTES", len(text) - 1)
+    with pytest.raises(acs.Dropped, match="is larger than the limit"):
+        acs.decode(text)
+
+
 def test_recognised_messages_come_in_canonical_form():
     """Names in any case, null as absent, unknown members gone, text or binary, behind signed headers or not."""
     expected = acs.Frame("HeartbeatMessage", {"messageId": "1"})

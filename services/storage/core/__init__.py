@@ -1,0 +1,1 @@
+"""Decisions about volumes and their driver: pure functions over documents."""

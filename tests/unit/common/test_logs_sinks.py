@@ -1,0 +1,134 @@
+"""The two sinks as a process sets them up: levels, formats and rollover from the configuration (spec 01 §9)."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common import logs
+from common.config import load
+from common.logfiles import RollingFile
+
+
+@pytest.fixture(autouse=True)
+def own_root() -> Iterator[None]:
+    """The root logger of the test run comes back afterwards."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    for handler in list(root.handlers):
+        root.removeHandler(handler)
+        if handler not in handlers:
+            handler.close()
+    for handler in handlers:
+        root.addHandler(handler)
+    root.setLevel(level)
+
+
+def configured(path: Path, **environment: str) -> logging.Logger:
+    """Logging as with this environment."""
+    logs.configure(load({"AWS_DEFAULT_REGION": "us-west-2", "ECS_LOGFILE": str(path), **environment}))
+    return logging.getLogger("some.part")
+
+
+def messages(text: str) -> list[str]:
+    """The messages of JSON lines."""
+    return [json.loads(line)["msg"] for line in text.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("environment", "out", "file"),
+    [
+        ({}, ["i", "w", "c"], ["i", "w", "c"]),
+        ({"ECS_LOGLEVEL": "WARN", "ECS_LOGLEVEL_ON_INSTANCE": "debug"}, ["w", "c"], ["d", "i", "w", "c"]),
+        ({"ECS_LOGLEVEL_ON_INSTANCE": "crit"}, ["i", "w", "c"], ["c"]),
+        ({"ECS_LOG_DRIVER": "journald"}, ["i", "w", "c"], []),
+        ({"ECS_LOGLEVEL": "none", "ECS_LOGLEVEL_ON_INSTANCE": "info"}, [], ["i", "w", "c"]),
+        ({"ECS_LOGLEVEL": "loud"}, ["i", "w", "c"], ["i", "w", "c"]),
+    ],
+)
+def test_each_sink_has_its_level(tmp_path, capsys, environment, out, file):
+    """In any letter case; a word that is no level leaves info; a log driver switches the file off."""
+    path = tmp_path / "deep" / "agent.log"
+    log = configured(path, ECS_LOG_OUTPUT_FORMAT="json", **environment)
+    for level, text in ((10, "d"), (20, "i"), (30, "w"), (50, "c")):
+        log.log(level, text)
+    assert messages(capsys.readouterr().out) == out
+    assert (messages(path.read_text()) if path.exists() else []) == file
+
+
+@pytest.mark.parametrize(("word", "begins"), [("json", '{"level":"info",'), ("logfmt", "level=info "), ("x", "level=")])
+def test_the_format_is_one_of_two_and_a_wrong_word_costs_nothing(tmp_path, capsys, word, begins):
+    """The reference loses its whole log set-up over a wrong word."""
+    configured(tmp_path / "a.log", ECS_LOG_OUTPUT_FORMAT=word).info("text")
+    line = capsys.readouterr().out
+    assert line.startswith(begins) and line.endswith("\n") and line.count("\n") == 1
+    assert (tmp_path / "a.log").read_text() == line
+
+
+def test_a_control_character_keeps_a_json_line_valid(tmp_path, capsys):
+    """The reference quotes it as Go does, which JSON does not know."""
+    configured(tmp_path / "a.log", ECS_LOG_OUTPUT_FORMAT="json").info("bell \a and <tag>")
+    assert messages(capsys.readouterr().out) == ["bell \a and <tag>"]
+
+
+def test_a_plain_message_names_its_module_in_json_too(tmp_path, capsys):
+    """Case 64; a message with fields has none."""
+    configured(tmp_path / "a.log", ECS_LOG_OUTPUT_FORMAT="json").info('a "b"')
+    line = capsys.readouterr().out
+    assert line.startswith('{"level":"info","time":"') and line.endswith(
+        'Z","msg":"a \\"b\\"","module":"test_logs_sinks.py"}\n'
+    )
+
+
+def names(path: Path) -> list[str]:
+    """The files beside the log, the log included."""
+    return sorted(entry.name for entry in path.parent.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("environment", "files"),
+    [
+        ({"ECS_LOG_MAX_FILE_SIZE_MB": "0.001", "ECS_LOG_MAX_ROLL_COUNT": "2"}, ["a.log", "a.log.3", "a.log.4"]),
+        ({"ECS_LOG_MAX_FILE_SIZE_MB": "0.001", "ECS_LOG_MAX_ROLL_COUNT": "0"},
+         ["a.log", "a.log.1", "a.log.2", "a.log.3", "a.log.4"]),
+        ({"ECS_LOG_MAX_FILE_SIZE_MB": "0.001", "ECS_LOG_ROLLOVER_TYPE": "none"}, ["a.log"]),
+        ({"ECS_LOG_MAX_FILE_SIZE_MB": "1"}, ["a.log"]),
+        ({"ECS_LOG_MAX_FILE_SIZE_MB": "0"}, []),
+    ],
+)  # fmt: skip
+def test_the_size_and_the_count_come_from_the_configuration(tmp_path, environment, files):
+    """Megabytes are millions of bytes; no history is lost with a count of zero; a size of zero is no file."""
+    path = tmp_path / "logs" / "a.log"
+    path.parent.mkdir()
+    log = configured(path, **environment)
+    for _ in range(5):
+        log.info("x" * 1000)
+    assert names(path) == files
+
+
+def test_hours_are_counted_too(tmp_path):
+    """The oldest by name go; what is no hour is left alone."""
+    path = tmp_path / "a.log"
+    clock = [1_700_000_000.0]
+    (tmp_path / "a.log.1").write_text("a number is no hour")
+    file = RollingFile(str(path), "hourly", max_bytes=1, keep=2, now=lambda: clock[0])
+    for number in range(5):
+        file.write(f"{number}\n")
+        clock[0] += 3600
+    kept = names(path)
+    assert kept[:2] == ["a.log", "a.log.1"] and len(kept) == 4
+    assert [(tmp_path / name).read_text() for name in kept[2:]] == ["2\n", "3\n"]
+
+
+def test_fields_of_any_type_stay_one_line(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """A field that JSON does not know becomes its text."""
+    configured(tmp_path / "a.log", ECS_LOG_OUTPUT_FORMAT="json").info("x", **logs.fields(error=OSError("no"), n=None))
+    assert json.loads(capsys.readouterr().out) | {"time": ""} == {
+        "level": "info", "time": "", "msg": "x", "error": "no", "n": None,
+    }  # fmt: skip
