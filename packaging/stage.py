@@ -26,9 +26,11 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 TREE = HERE.parent
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE), str(TREE)]
 
 import thirdparty  # noqa: E402
+
+from common.version import VERSION, read_commit  # noqa: E402
 
 HOME = Path("/usr/lib/ecs-init")
 VENV = HOME / "venv"
@@ -159,9 +161,10 @@ def trim(library: Path) -> None:
 
 
 def add_own_code(library: Path) -> None:
-    """`common` and `services`."""
+    """`common` and `services`, and the commit that they are of."""
     for name in ("common", "services"):
         shutil.copytree(TREE / name, library / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+    (library / "common/COMMIT").write_text(f"{read_commit(TREE / 'common')}\n", encoding="ascii")
     compile_all([library / "common", library / "services"], library)
 
 
@@ -210,7 +213,7 @@ def add_data(root: Path, library: Path, family: str, scratch: Path) -> None:
     documents = root / "usr/share/doc/ecs-init"
     for name in ("operations.md", "configuration.md", "endpoints.md", "local-control-plane.md", "differences.md"):
         install(TREE / "docs" / name, documents / name)
-    (documents / "sbom.cdx.json").write_text(thirdparty.sbom(library, stated_version()))
+    (documents / "sbom.cdx.json").write_text(thirdparty.sbom(library, VERSION))
     install(TREE / "examples/hello.json", root / "usr/share/ecs-init/examples/hello.json")
     for name in ("LICENSE", "NOTICE"):
         install(TREE / name, home / name)
@@ -227,14 +230,6 @@ def add_data(root: Path, library: Path, family: str, scratch: Path) -> None:
                             ("var/log/ecs", 0o755)):  # fmt: skip
         (root / directory).mkdir(parents=True)
         (root / directory).chmod(mode)
-
-
-def stated_version() -> str:
-    """The version of the agent, which is the packages' too (packaging/build checks that)."""
-    found = re.search(r'^VERSION = "(.+)"$', (TREE / "common/version.py").read_text(), re.M)
-    if found is None:
-        raise Fault("common/version.py states no VERSION")
-    return found[1]
 
 
 def install(source: Path, target: Path) -> None:

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 SHORT = 512  # characters; only what is shorter is remembered, or a client could fill the memory with names
 LINGER_SECONDS = 0.5  # after an error, so that the client reads the answer before the connection is reset
 
+ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 VERSION = re.compile(r"HTTP/(\d)\.(\d)")
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)")
 
@@ -77,8 +78,8 @@ def _request_line(line: str) -> tuple[str, str, str, str]:
     major, minor = match.groups()
     if major != "1":
         raise Malformed("505 HTTP Version Not Supported: unsupported protocol version")
-    if target.startswith("http://") and method != "CONNECT":
-        target = "/" + target[len("http://") :].partition("/")[2]
+    if method != "CONNECT" and (absolute := ABSOLUTE.match(target)):
+        target = "/" + target[absolute.end() :].partition("/")[2]
     if not target.startswith("/") and target != "*":
         raise Malformed
     return method, target, major, minor

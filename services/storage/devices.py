@@ -5,34 +5,50 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 LSBLK = ("lsblk", "-o", "NAME,SERIAL", "-J")
 LSBLK_SECONDS = 300.0
 MOUNTS = "/proc/self/mountinfo"
+BLOCKS = "/sys/block"
 
 
 class NotFound(Exception):
-    """The volume's device is not there (yet), or cannot be looked for; the text says which."""
+    """The volume's device is not there yet."""
 
 
-def find(volume_id: str) -> str:
+def find(volume_id: str, blocks: str = BLOCKS) -> str:
     """The device of a volume: EBS shows the id, without its hyphen, as the serial number of an NVMe device.
 
-    Raises NotFound. Partitions are not searched: a task's volume has none.
+    Raises NotFound. Partitions are not searched: a task's volume has none. lsblk has the serial numbers from udev;
+    where that does not run, the kernel's own file tells (trap 22).
     """
+    problem = ""
     try:
-        listed = subprocess.run(LSBLK, capture_output=True, timeout=LSBLK_SECONDS, check=True).stdout
-        devices = json.loads(listed).get("blockdevices") or []
-    except subprocess.SubprocessError as error:
-        raise NotFound(f"block devices cannot be listed: {error}") from error
-    except (OSError, ValueError, AttributeError) as error:
-        raise NotFound(f"block devices cannot be listed with {LSBLK[0]}: {error}") from error
-    name = name_of(volume_id, devices)
+        name = name_of(volume_id, listed_devices())
+    except (OSError, ValueError, AttributeError, subprocess.SubprocessError) as error:
+        name, problem = "", f" ({LSBLK[0]} cannot be asked: {error})"
+    name = name or name_of(volume_id, kernel_devices(blocks))
     if not name:
-        raise NotFound(f"no block device has the serial number {serial(volume_id)} yet")
+        raise NotFound(f"no block device has the serial number {serial(volume_id)} yet{problem}")
     return f"/dev/{name}"
+
+
+def listed_devices() -> list[Any]:
+    """What lsblk lists. Raises OSError, ValueError, AttributeError, SubprocessError."""
+    listed = subprocess.run(LSBLK, capture_output=True, timeout=LSBLK_SECONDS, check=True).stdout
+    return list(json.loads(listed).get("blockdevices") or [])
+
+
+def kernel_devices(blocks: str = BLOCKS) -> Iterator[dict[str, str]]:
+    """The block devices whose driver shows a serial number in sysfs, in the form of lsblk."""
+    for name in sorted(os.listdir(blocks)) if os.path.isdir(blocks) else ():
+        try:
+            with open(f"{blocks}/{name}/device/serial", encoding="ascii", errors="replace") as file:
+                yield {"name": name, "serial": file.read()}
+        except OSError:
+            continue  # most kinds of devices have none
 
 
 def serial(volume_id: str) -> str:

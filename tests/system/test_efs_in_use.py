@@ -95,11 +95,13 @@ def plugin(tmp_path, engine):
     PLACE.symlink_to(tmp_path / "p.sock")
     made.start()
     yield made
-    for volume in engine.volumes(filters={"driver": "amazon-ecs-volume-plugin"})["Volumes"] or []:
-        engine.remove_volume(volume["Name"], force=True)
-    PLACE.unlink()
-    made.process.kill()
-    made.process.wait(10)
+    try:
+        for volume in engine.volumes(filters={"driver": PLACE.stem})["Volumes"] or []:
+            engine.remove_volume(volume["Name"])
+    finally:
+        PLACE.unlink()
+        made.process.kill()
+        made.process.wait(10)
     for path in made.mounts():
         subprocess.run(["umount", "-l", path], check=True)
     if (tmp_path / "tunnel").exists():
@@ -116,7 +118,7 @@ def test_a_volume_in_use_outlives_a_stop_of_the_agent_and_a_restart_of_the_plugi
     mount_points = [{"sourceVolume": "data", "containerPath": "/data"}]
     (arn,) = agent.run(container(command=COUNT, mountPoints=mount_points), volumes=[volume])
     eventually(plugin.counted, seconds=20)
-    assert (plugin.directory / "mounted").read_text().startswith("-t efs -o tls fs-0123:/ ")
+    assert (plugin.directory / "mounted").read_text().startswith("-t efs -o tls fs-0123 ")
 
     def goes_on() -> None:
         seen = plugin.counted()

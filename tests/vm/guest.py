@@ -155,7 +155,7 @@ def main() -> int:
     parser.add_argument("--docker", choices=["cgroupfs", "systemd"], default="", help="start an engine, this driver")
     parser.add_argument("--systemd", action="store_true", help="systemd is the guest's process 1")
     parser.add_argument("--apparmor", action="store_true", help="AppArmor is the guest's security module")
-    parser.add_argument("--minutes", type=float, default=10.0, help="the time limit")
+    parser.add_argument("--minutes", type=float, default=15.0, help="the time limit")
     parser.add_argument("--out", type=Path, help="a folder that the guest sees as /out")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     arguments = parser.parse_args()

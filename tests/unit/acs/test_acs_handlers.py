@@ -16,6 +16,7 @@ from common.model.status import TaskStatus
 from common.model.task import Task
 from common.stub import StubBus
 from common.wire.acs import Frame, decode
+from services.acs import handlers as handlers_module
 from services.acs import roles as roles_module
 from services.acs.attachments import Attachments
 from services.acs.handlers import Handlers
@@ -51,8 +52,9 @@ class Rig:
         self.roles = RoleCredentials(self.bus.volatile)  # type: ignore[arg-type]
         self.record = InstanceRecord(self.bus.durable, Instance(arn="i", manifest_sequence=12))  # type: ignore[arg-type]
         self.attachments = Attachments(self.bus.durable, lambda: lambda record: False)  # type: ignore[arg-type]
+        self.untaken = 0  # commands that the engine has not done
         self.handlers = Handlers(
-            self.bus, self.roles, self.record, self.rejected.append, self.attachments,  # type: ignore[arg-type]
+            self.bus, self.roles, self.record, self.rejected.append, self.attachments, lambda: self.untaken,  # type: ignore[arg-type]
         )  # fmt: skip
         self._consumer = self.bus.durable.consumer(keys.COMMANDS, "engine", Command)
 
@@ -182,6 +184,14 @@ def test_only_a_newer_manifest_counts(rig, timeline, replies):
     extra = {} if timeline is None else {"timeline": timeline}
     assert rig.give("TaskManifestMessage", **extra) == replies
     assert rig.record.current.manifest_sequence == (13 if replies else 12)
+
+
+def test_a_manifest_does_not_wait_for_ever_for_an_engine_that_is_away(rig, monkeypatch):
+    """It is answered from what is known; a stop needs the confirmation of ECS anyway."""
+    monkeypatch.setattr(handlers_module, "ENGINE_SECONDS", 0.05)
+    rig.untaken = 1
+    rig.known("t1", desired=TaskStatus.RUNNING)
+    assert rig.give("TaskManifestMessage", timeline=13) == ["AckRequest", "TaskStopVerificationMessage"]
 
 
 def test_a_payload_s_number_outdates_older_manifests_in_memory_only(rig):

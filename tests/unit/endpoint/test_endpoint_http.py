@@ -198,6 +198,7 @@ def test_a_malformed_request_is_refused_and_the_connection_closed(client, data, 
     ("head", "seen"),
     [
         (b"GET http://x/abs?q HTTP/1.1\r\nHost: h\r\n\r\n", b"GET /abs q "),
+        (b"GET HTTPS://x/abs HTTP/1.1\r\nHost: h\r\n\r\n", b"GET /abs  "),
         (b"GET /lf HTTP/1.1\nHost: h\n\n", b"GET /lf  "),
         (b"GET /fold HTTP/1.1\r\nHost: h\r\nX: a\r\n b\r\n\r\n", b"GET /fold  "),
         (b"GET /%41%2Fb HTTP/1.1\r\nHost: h\r\n\r\n", b"GET /A/b  "),

@@ -142,13 +142,22 @@ def test_a_device_is_found_by_its_serial_number():
 
 def test_a_missing_or_mad_lsblk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """It is tried again; the sentence stands in the log until then."""
-    monkeypatch.setattr(devices, "LSBLK", (str(tmp_path / "none"),))
-    with pytest.raises(devices.NotFound, match="cannot be listed"):
-        devices.find("vol-1")
-    for command in ("false", "echo"):
+    for command in (str(tmp_path / "none"), "false", "echo"):
         monkeypatch.setattr(devices, "LSBLK", (command,))
-        with pytest.raises(devices.NotFound, match="cannot be listed"):
-            devices.find("vol-1")
+        with pytest.raises(devices.NotFound, match=r"serial number vol1 yet \(.* cannot be asked"):
+            devices.find("vol-1", str(tmp_path))
+
+
+@pytest.mark.parametrize("lsblk", ["false", """{"blockdevices":[{"name":"nvme1n1","serial":null}]}"""])
+def test_without_udev_the_kernel_tells_the_serial_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lsblk: str):
+    """Trap 22: lsblk has serial numbers from udev's files, which are not everywhere."""
+    monkeypatch.setattr(devices, "LSBLK", ("false",) if lsblk == "false" else ("echo", lsblk))
+    (tmp_path / "loop0").mkdir()
+    (tmp_path / "nvme1n1" / "device").mkdir(parents=True)
+    (tmp_path / "nvme1n1" / "device" / "serial").write_text("vol0abc             \n")
+    assert devices.find("vol-0abc", str(tmp_path)) == "/dev/nvme1n1"
+    with pytest.raises(devices.NotFound):
+        devices.find("vol-0abd", str(tmp_path))
 
 
 def test_whether_a_mount_is_shared_is_read_from_the_mount_that_holds_the_path(tmp_path: Path):
