@@ -213,8 +213,8 @@ def add_data(root: Path, library: Path, family: str, scratch: Path) -> None:
     documents = root / "usr/share/doc/ecs-init"
     for name in ("operations.md", "configuration.md", "endpoints.md", "local-control-plane.md", "differences.md"):
         install(TREE / "docs" / name, documents / name)
-    (documents / "sbom.cdx.json").write_text(thirdparty.sbom(library, VERSION))
     install(TREE / "examples/hello.json", root / "usr/share/ecs-init/examples/hello.json")
+    (root / "usr/share/ecs-init/sbom.cdx.json").write_text(thirdparty.sbom(library, VERSION))
     for name in ("LICENSE", "NOTICE"):
         install(TREE / name, home / name)
     (home / "THIRD-PARTY").write_text(thirdparty.notice(library))

@@ -28,7 +28,7 @@ from services.telemetry.core.samples import POLL_SPREAD, Counters, Net
 from services.telemetry.dockerd import Daemon
 from services.telemetry.files import Host
 from services.telemetry.restarts import Restarts
-from services.telemetry.source import Source
+from services.telemetry.source import PAUSES, Source
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +127,7 @@ class Due:
     """When the network of a task is read next (monotonic seconds), and the pauses after failures (spec 07 §4.4)."""
 
     at: float
-    backoff: Backoff = field(default_factory=lambda: Backoff(1.0, 10.0, 2.0, 0.5))
+    backoff: Backoff = field(default_factory=lambda: Backoff(*PAUSES))
 
 
 def total(interfaces: dict[str, Interface]) -> Net:

@@ -26,6 +26,7 @@ from services.telemetry.restarts import Restarts
 
 log = logging.getLogger(__name__)
 
+PAUSES = (1.0, 10.0, 2.0, 0.5)  # after a failed attempt: start and maximum in seconds, multiplier, jitter
 MISSES_BEFORE_DOCKER = 1  # looks into the usual places before Docker is asked
 CHECK_NANOSECONDS = 10 * NANOSECONDS  # between two looks whether the process is still the one
 
@@ -43,7 +44,7 @@ class Source:
         self._files: Files | None = None
         self._reading: Reading | None = None
         self._checked_at = 0  # nanoseconds since 1970
-        self._backoff = Backoff(1.0, 10.0, 2.0, 0.5)
+        self._backoff = Backoff(*PAUSES)
         self._retry_at = 0.0
         self._misses = 0
         self._fallback: Fallback | None = None

@@ -26,7 +26,7 @@ def world(facts: DockerFacts = FACTS, **fields: Any) -> World:
     """This host, with twenty-odd API versions and a hundred free ports."""
     settings = fields.pop("settings", Settings())
     chosen = {"region": "us-west-2", "cluster": "default"}
-    picker = PortPicker((40001, 40100), lambda port, protocol: True)
+    picker = fields.pop("picker", None) or PortPicker((40001, 40100), lambda port, protocol: True)
     return World(settings=settings, facts=facts, picker=picker, **{**chosen, **fields})
 
 

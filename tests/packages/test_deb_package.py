@@ -122,7 +122,7 @@ def test_commands_answer_before_the_service_runs(machine):
     assert f"Version: {version}\n" in machine.run("ecs-agent", "-version")
     licences = machine.run("ecs-agent", "-license")
     assert "Apache License" in licences and "gevent" in licences
-    materials = json.loads((machine.tree / "usr/share/doc/ecs-init/sbom.cdx.json").read_text())
+    materials = json.loads((machine.tree / "usr/share/ecs-init/sbom.cdx.json").read_text())
     assert "pkg:pypi/gevent@" in json.dumps(materials) and materials["metadata"]["component"]["version"] == version
     assert all(f"{part['name']} {part['version']}" in licences for part in materials["components"])
     for page in ("man1/amazon-ecs-init.1", "man1/ecs-agent.1", "man5/ecs.config.5", "man8/ecs-supervisorctl.8"):
@@ -248,7 +248,7 @@ def test_a_hung_engine_and_a_hung_init_do_not_hold_up_the_stop(machine, until):
     """Case 40: both are killed in their time, post-stop removes the rules that init could not; the task goes on."""
     before = containers(TASKS[0])
     for name in ("engine", "init"):
-        machine.run("kill", "-STOP", machine.run("ecs-supervisorctl", "pid", name).strip())
+        machine.run("sh", "-c", f"kill -STOP $(ecs-supervisorctl pid {name})")
     began = time.monotonic()
     machine.run("systemctl", "stop", "ecs")
     assert time.monotonic() - began < 60

@@ -154,7 +154,8 @@ def _first_host_port(draft: Draft, mapping: PortMapping, taken: set[tuple[int, s
         count = len(container_ports(mapping))
         if mapping.host_port and not mapping.container_port_range:
             return mapping.host_port
-        return draft.world.picker.pick(count, mapping.protocol or "tcp", draft.container.docker_name, taken)
+        holder, of_range = draft.container.docker_name, bool(mapping.container_port_range)
+        return draft.world.picker.pick(count, mapping.protocol or "tcp", holder, taken, of_range)
     except NoPorts as error:
         raise Refused(ERROR, f"error retrieving docker port map: {error}") from error
     except ValueError as error:

@@ -77,10 +77,17 @@ class PortPicker:
             for holder in holders:
                 self._held.pop(holder, None)
 
-    def pick(self, count: int, protocol: str, holder: str = "", taken: Iterable[tuple[int, str]] = ()) -> int:
+    def pick(
+        self,
+        count: int,
+        protocol: str,
+        holder: str = "",
+        taken: Iterable[tuple[int, str]] = (),
+        of_range: bool = False,
+    ) -> int:
         """The first of `count` contiguous free ports, held for `holder` from now on. Raises NoPorts.
 
-        `taken` are further ports that the request in hand uses.
+        `taken` are further ports that the request in hand uses; `of_range` decides the words of the error only.
         """
         with self._lock:
             busy = {p for p in (*taken, *(p for held in self._held.values() for p in held)) if p[1] == protocol}
@@ -91,7 +98,7 @@ class PortPicker:
             if first is None and start > low:
                 first = self._search(low, high, count, protocol, blocked)
             if first is None:
-                what = "a host port is" if count == 1 else f"{count} contiguous host ports are"
+                what = f"{count} contiguous host ports are" if of_range or count > 1 else "a host port is"
                 raise NoPorts(f"{what} unavailable")
             self.cursor = first + count - 1
             if holder:

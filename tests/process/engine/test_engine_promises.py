@@ -109,6 +109,29 @@ def test_tasks_of_one_payload_begin_in_its_order_however_long_their_set_up_takes
     assert host.known(second.arn) == TaskStatus.NONE
 
 
+def test_a_task_that_cannot_be_set_up_gives_its_room_back(host, task, eventually):
+    """It had its place in the order of arrival from the start; the task behind it begins as soon as it is rejected."""
+    first, second = (
+        task(name, Container(name="app", image="busybox", essential=True, cpu_shares=1500)) for name in ("t1", "t2")
+    )
+
+    def reject_the_first(hands):
+        def resources_for(task, *more):
+            if task.arn != first.arn:
+                return ()
+            time.sleep(0.2)
+            raise SetupError("x")
+
+        hands.resources_for = resources_for
+
+    host.engine(reject_the_first)
+    host.bus.durable.commit(
+        Change().append(keys.COMMANDS, RunOrUpdateTask(task=first)).append(keys.COMMANDS, RunOrUpdateTask(task=second))
+    )
+    eventually(lambda: host.known(second.arn) == RUNNING)
+    assert host.known(first.arn) == STOPPED
+
+
 def test_waiting_tasks_keep_their_order_over_a_restart(host, task, eventually):
     """By the number that each got when it arrived; ARNs say nothing about that."""
     first = host.engine()

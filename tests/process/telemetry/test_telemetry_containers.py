@@ -15,7 +15,7 @@ from common.errors import Temporary
 from common.model.status import ContainerType
 from common.model.task import RestartPolicy, Task
 from common.stub import StubStore
-from services.telemetry import netns
+from services.telemetry import netns, source
 from services.telemetry.core.book import Book
 from services.telemetry.core.dockerstats import render
 from services.telemetry.core.metrics import report
@@ -47,6 +47,12 @@ class Bench:
     def source(self, docker_id: str) -> Source:
         """The source of a container."""
         return self.sampler.sources[docker_id]
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between attempts to find or to ask; those of the product are in the unit tests."""
+    monkeypatch.setattr(source, "PAUSES", (0.2, 2.0, 2.0, 0.5))
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from tests.process.telemetry.conftest import INSTANCE_ARN, Containers, Tree, tas
 pytestmark = pytest.mark.docker
 Eventually = Callable[..., object]
 METRICS, HEALTH = "PublishMetricsRequest", "PublishHealthRequest"
-BRISK, PUBLISH_SECONDS = "tests.process.telemetry.brisk", 4  # its period
+BRISK, PUBLISH_SECONDS = "tests.process.telemetry.brisk", 3  # its period
 
 
 def test_a_fresh_instance_says_at_once_that_it_is_idle(tree: Tree, eventually: Eventually):

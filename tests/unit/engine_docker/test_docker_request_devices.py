@@ -8,6 +8,7 @@ from common.model.status import ContainerStatus
 from common.model.task import Association, Container, MountPoint, PortMapping, Resource, Volume
 from services.engine.core.effects import SetupError
 from services.engine.docker import gpu, names
+from services.engine.docker.ports import PortPicker
 from services.engine.docker.settings import Settings
 from tests.fakes.create_requests import build, draft, environment, refusal, task_of, world
 
@@ -87,7 +88,7 @@ def test_a_container_that_shows_itself_gpus_gets_the_runtime_in_a_gpu_task() -> 
 
 
 def test_ranges_are_mapped_one_to_one_and_remembered() -> None:
-    """Conformance cases 84 and 43: also the text when there is no room."""
+    """Conformance case 84."""
     mappings = (
         PortMapping(container_port_range="7000-7002"),
         PortMapping(container_port=91, protocol="udp"),
@@ -99,10 +100,19 @@ def test_ranges_are_mapped_one_to_one_and_remembered() -> None:
         "7000/tcp": "40001", "7001/tcp": "40002", "7002/tcp": "40003", "91/udp": "40004", "80/tcp": "40004",
     }  # fmt: skip
     assert made.port_ranges == {"7000-7002": "40001-40003"}
-    wide = Container(name="app", port_mappings=(PortMapping(container_port_range="1-200"),))
-    assert refusal(task_of(wide)) == (
-        "HostConfigError: error retrieving docker port map: 200 contiguous host ports are unavailable"
-    )
+
+
+@pytest.mark.parametrize(
+    ("mapping", "what"),
+    [(PortMapping(container_port_range="1-200"), "200 contiguous host ports are unavailable"),
+     (PortMapping(container_port_range="7-7"), "1 contiguous host ports are unavailable"),
+     (PortMapping(container_port=7), "a host port is unavailable")],
+)  # fmt: skip
+def test_no_room_for_ports_is_told_by_how_they_were_asked_for(mapping: PortMapping, what: str) -> None:
+    """Conformance cases 43 and N42 of spec 04; a range of one is a range."""
+    full = world(picker=PortPicker((40001, 40100), lambda port, protocol: False))
+    text = refusal(task_of(Container(name="app", port_mappings=(mapping,))), on=full)
+    assert text == f"HostConfigError: error retrieving docker port map: {what}"
 
 
 def test_docker_names_keep_only_safe_characters() -> None:

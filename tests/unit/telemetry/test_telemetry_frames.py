@@ -14,6 +14,7 @@ from services.telemetry.core.requests import Sender
 from services.telemetry.mailbox import CAPACITY, WAIT_SECONDS, Mailbox
 from services.telemetry.sampler import SAMPLE_SECONDS
 from services.telemetry.session import Timers, explain, frame, kind_of, url_of
+from services.telemetry.source import PAUSES
 
 AT = calendar.timegm(time.strptime("2026-06-01T10:00:03", "%Y-%m-%dT%H:%M:%S"))
 URL = (
@@ -190,3 +191,4 @@ def test_periods_are_those_of_the_reference():
         heartbeat=60.0, heartbeat_jitter=60.0, disconnect=1800.0, disconnect_jitter=300.0, status=20.0, publish=20.0
     )
     assert (CAPACITY, WAIT_SECONDS, SAMPLE_SECONDS, SILENCE_SECONDS) == (15, 1.0, 1.0, 180.0)
+    assert PAUSES == (1.0, 10.0, 2.0, 0.5)

@@ -83,7 +83,7 @@ def desk() -> Desk:
 
 
 def test_a_watched_container_is_null_until_it_was_read(desk: Desk):
-    """Announced at once, so that the endpoint knows that it is tracked; rates come with the second reading."""
+    """Announced at once; rates come with the second reading."""
     assert desk.shown("one") == {"a": None, "b": None}
     assert desk.store.announced() == [("one", "save"), ("two", "save")]
     desk.read("a", 1)

@@ -9,13 +9,14 @@ import pytest
 from common.config import load
 from common.logs import LEVELS, sink_levels
 from common.tree import cli
+from common.version import COMMIT
 
 
 @pytest.mark.parametrize("word", ["-version", "--version", "-version=true", "--version=1"])
 def test_the_version_is_printed_in_the_reference_s_form(word, capsys):
     """Scripts cut the version out of this text."""
     assert cli.main([word]) == 0
-    assert capsys.readouterr().out == "Amazon ECS Agent:\n\tVersion: 1.105.1\n\tCommit: python\n"
+    assert capsys.readouterr().out == f"Amazon ECS Agent:\n\tVersion: 1.105.1\n\tCommit: {COMMIT}\n"
 
 
 @pytest.mark.parametrize("words", [["-nonsense"], ["-k=maybe"], ["-loglevel"], ["---x"], ["-h"], ["--help"]])

@@ -15,7 +15,7 @@ from services.telemetry.files import this_host
 from services.telemetry.service import Service
 from services.telemetry.session import Timers
 
-PUBLISH_SECONDS, STATUS_SECONDS = 4.0, 2.0
+PUBLISH_SECONDS, STATUS_SECONDS = 3.0, 1.5
 
 
 def serve(context: Context) -> int:
