@@ -1,18 +1,16 @@
 """Greenlets that perform effects, a bounded number of each sort at a time.
 
 The bounds keep a burst from drowning the Docker daemon; they are wide, because a call that hangs until its deadline
-holds a place. Stops have their own, since each may last as long as the container's stop timeout. But creations and
-starts, and stops, begin a few at a time: all together they contend inside Docker and the kernel, all of them end late
-and at once, and what follows from each (inspecting, saving, reporting) waits for that moment too. One that lasts gives
-its place in this gate to the next.
+holds a place. Stops have their own, since each may last as long as the container's stop timeout. But they begin a few
+at a time: containers that end at once, all together, contend inside Docker and the kernel and all of them end later. A
+stop that lasts gives its place in this gate to the next one after YOUNG_SECONDS.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Protocol
 
 import gevent
@@ -27,8 +25,7 @@ from services.engine.core.effects import Action, Effect, Outcome
 log = logging.getLogger(__name__)
 
 PLACES: dict[str, int] = {"image": 64, "docker": 32, "stop": 512, "look": 8, "remove": 8, "resource": 32, "agent": 32}
-YOUNG_STOPS, YOUNG_STOP_SECONDS = 8, 0.5
-YOUNG_STARTS, YOUNG_START_SECONDS = max(6, 3 * (os.cpu_count() or 2)), 2.0
+YOUNG_STOPS, YOUNG_SECONDS = 8, 0.5
 SORT: dict[Action, str] = {
     Action.RESOLVE_MANIFEST: "image",
     Action.PULL: "image",
@@ -51,38 +48,13 @@ class Performs(Protocol):
     def cancel(self, task_arn: str, container: str = "") -> None: ...
 
 
-class Gate:
-    """Lets the next one begin when one has ended or is no longer young."""
-
-    def __init__(self, young: int, seconds: float) -> None:
-        self._young, self._seconds = BoundedSemaphore(young), seconds
-
-    @contextmanager
-    def passing(self) -> Iterator[None]:
-        """Wait for a place; inside, it is held until the end or for as long as one is young."""
-        self._young.acquire()
-        held = [self._young]
-
-        def let_go() -> None:
-            if held:
-                held.pop().release()
-
-        grown = gevent.spawn_later(self._seconds, let_go)
-        try:
-            yield
-        finally:
-            grown.kill(block=False)
-            let_go()
-
-
 class Crew:
     """Performs effects for all workers."""
 
     def __init__(self, hands: Performs) -> None:
         self.hands = hands
         self._places = {sort: BoundedSemaphore(places) for sort, places in PLACES.items()}
-        stops, starts = Gate(YOUNG_STOPS, YOUNG_STOP_SECONDS), Gate(YOUNG_STARTS, YOUNG_START_SECONDS)
-        self._gates = {Action.STOP: stops, Action.CREATE: starts, Action.START: starts}
+        self._young_stops = BoundedSemaphore(YOUNG_STOPS)
 
     def start(
         self,
@@ -109,9 +81,25 @@ class Crew:
                 return self._with_ping(effect, outcome, task())
             return outcome
 
-    def _gate(self, action: Action) -> AbstractContextManager[None]:
-        gate = self._gates.get(action)
-        return gate.passing() if gate else nullcontext()
+    @contextmanager
+    def _gate(self, action: Action) -> Iterator[None]:
+        """Let the next stop begin when this one has ended or is no longer young."""
+        if action is not Action.STOP:
+            yield
+            return
+        self._young_stops.acquire()
+        held = [self._young_stops]
+
+        def let_go() -> None:
+            if held:
+                held.pop().release()
+
+        grown = gevent.spawn_later(YOUNG_SECONDS, let_go)
+        try:
+            yield
+        finally:
+            grown.kill(block=False)
+            let_go()
 
     def _perform(self, effect: Effect, task: Task) -> Outcome:
         try:

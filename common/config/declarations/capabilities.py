@@ -148,7 +148,7 @@ CAPABILITIES = (
     ),
     Option(
         "ECS_SHARED_VOLUME_MATCH_FULL_CONFIG", SWITCH, json="SharedVolumeMatchFullConfig", used_by="engine",
-        doc="Compare an existing shared volume also by driver, options and labels, not by name alone.",
+        doc="Compare an existing shared volume also by options and labels, not by name alone.",
     ),
 )  # fmt: skip
 
