@@ -128,7 +128,9 @@ def test_an_iptables_that_fails_keeps_nothing_from_starting(init, host, tmp_path
     assert "no luck; the service tries again" in done.stderr
 
     (init.run_dir / "no-docker.sock").touch()  # the engine waits for Docker first
-    process = init.spawn_verb("start", tmp_path, **SETTINGS, ECS_DATADIR=str(init.run_dir / "data"), PATH=path)
+    settings = {**SETTINGS, "ECS_DATADIR": str(init.run_dir / "data"), "PATH": path}
+    settings["ECS_ENABLE_TASK_ENI"] = "false"  # the pause image belongs to the package
+    process = init.spawn_verb("start", tmp_path, **settings)
 
     def waiting(name: str) -> bool:
         state = readiness.read(str(init.run_dir), name)
