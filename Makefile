@@ -52,7 +52,8 @@ system: install-test
 	$(BIN)/pytest tests/system
 
 # Most process tests wait more than they work, so they run beside each other and beside lint, types and units: those that
-# run or clean up tasks on the machine's Docker in one row, all others in another. Last and alone: what holds ECS's fixed ports or is timed.
+# run or clean up tasks on the machine's Docker in one row, all others in another. Last and alone: what holds ECS's fixed
+# ports or is timed.
 ALONE  := tests/process/endpoint
 ROW    := $(patsubst %,tests/process/%,engine engine_docker engine_resources images)
 OTHERS := $(filter-out $(ALONE) $(ROW) %/__pycache__,$(patsubst %/,%,$(wildcard tests/process/*/)))
