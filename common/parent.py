@@ -9,9 +9,12 @@ import signal
 PR_SET_PDEATHSIG = 1
 
 
-def die_with_parent() -> None:
-    """Ask for SIGTERM when the parent ends. A parent that is already gone counts as well."""
-    parent = os.getppid()
+def die_with_parent(parent: int = 0) -> None:
+    """Ask for SIGTERM when the parent ends. A parent that is already gone counts as well.
+
+    `parent` is its pid, where it is known: without it, one that died before this call was not noticed.
+    """
+    parent = parent or os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGTERM)

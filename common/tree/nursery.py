@@ -26,6 +26,8 @@ from typing import Any, NoReturn
 from setproctitle import setproctitle
 from supervisor.options import ServerOptions
 
+from common.parent import die_with_parent
+
 PREFIX = "services."
 CRASHED = 1
 PRELOADED = (
@@ -41,10 +43,15 @@ PRELOADED = (
 )  # fmt: skip
 
 
+_supervisor = 0  # the pid of whoever preloaded; 0 before
+
+
 def preload() -> None:
     """Import what the programs share, and keep the collector from touching (and so copying) its pages."""
     for name in PRELOADED:
         importlib.import_module(name)
+    global _supervisor
+    _supervisor = os.getpid()
     gc.collect()
     gc.freeze()
 
@@ -73,6 +80,7 @@ def become(module: str, argv: Sequence[str], env: Mapping[str, str]) -> NoReturn
     status: object = CRASHED
     try:
         _forget_the_parent(env)
+        die_with_parent(_supervisor)  # at once: a tree that is killed while a program begins must leave no orphan
         setproctitle(f"ecs-agent: {module.removeprefix(PREFIX)}")
         sys.argv = [module, *argv[argv.index("-m") + 2 :]]
         runpy.run_module(module, run_name="__main__", alter_sys=True)

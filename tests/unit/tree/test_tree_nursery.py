@@ -112,3 +112,23 @@ def test_no_preloaded_module_uses_what_gevent_replaces():
     held = {(name, attribute) for name, attribute in json.loads(done.stdout)}
     ours = {pair for pair in held if pair[0].split(".")[0] not in sys.stdlib_module_names}
     assert ours <= NEVER_USED, "a module took these before gevent replaced them"
+
+
+def test_a_program_that_begins_when_the_tree_is_already_dead_ends_at_once(tmp_path):
+    """Killed between the fork and the program's first line: nobody would ever tell it to end."""
+    (tmp_path / "probe.py").write_text("print('it runs')")
+    script = """
+import os, time
+from common.tree import nursery
+nursery.preload()
+parent = os.getpid()
+if os.fork():
+    os._exit(0)
+while os.getppid() == parent:
+    time.sleep(0.01)
+nursery.become("probe", ["python", "-m", "probe"], dict(os.environ))
+"""
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("", ""), "its output ends when it ends"
