@@ -6,7 +6,7 @@ the revision of the first document, so a commit that is repeated because its ans
 may, and `commit` does, retry until it is answered. Broken documents and messages are set aside under "aside:...",
 logged, and skipped; they never stop a reader.
 
-The interface is the same for both servers; `common.stub.StubStore` offers it without Redis for unit tests.
+The interface is the same for both servers; `common.memory.MemoryStore` offers it without Redis for unit tests.
 """
 
 from __future__ import annotations

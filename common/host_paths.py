@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+# "/rotatingcreds" is the home directory of the host's root user, where ECS Anywhere keeps credentials (spec 09 §8.4).
 CONTAINER_PATHS = {
     "/log": "/var/log/ecs",
     "/data": "/var/lib/ecs/data",

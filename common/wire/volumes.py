@@ -22,8 +22,8 @@ ATTACHED = ("amazonebs", "s3files")  # attachment types that are volumes
 def parse_volumes(task: Mapping[str, Any]) -> tuple[Volume, ...]:
     """The volumes of a task in canonical form. Raises InvalidTask.
 
-    A volume without a type that an attachment provides is a placeholder; every attached volume replaces the
-    placeholders of its name and stands at the end of the list.
+    A volume without a type that an attachment provides only keeps the name; every attached volume replaces
+    those of its name and stands at the end of the list.
     """
     attached = list(_attached(task.get("attachments", [])))
     names = {volume.name: volume.type for volume in attached}

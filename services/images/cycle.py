@@ -34,7 +34,7 @@ from services.images.daemon import FAULTS, Daemon, docker_clients
 __all__ = ["Cycle", "docker_clients", "limits_of"]
 
 if TYPE_CHECKING:
-    from common.stub import StubBus
+    from common.memory import MemoryBus
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Cycle:
     """
 
     def __init__(
-        self, bus: Bus | StubBus, limits: Limits, clock: Clock, client: Callable[[float], APIClient], untracked: bool,
+        self, bus: Bus | MemoryBus, limits: Limits, clock: Clock, client: Callable[[float], APIClient], untracked: bool,
         arrivals: Arrivals | None = None,
     ) -> None:  # fmt: skip
         self.bus, self.limits, self.clock, self.untracked = bus, limits, clock, untracked

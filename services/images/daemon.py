@@ -95,7 +95,7 @@ class Daemon:
         except FAULTS as error:
             if "no such image" in str(error).lower():
                 return 0
-            log.info("image %s stays for now: %s", reference, docker.message_of(error))
+            log.info("image %s stays until a later cycle: %s", reference, docker.message_of(error))
             return None
         return space.given_back(layers, sizes, total, answer or ())
 
@@ -143,6 +143,6 @@ class Daemon:
         try:
             self._client(REMOVE_CONTAINER_SECONDS).remove_container(id_, v=True)
         except FAULTS as error:
-            log.info("container %s stays for now: %s", id_[:12], docker.message_of(error))
+            log.info("container %s stays until a later cycle: %s", id_[:12], docker.message_of(error))
             return None
         return size

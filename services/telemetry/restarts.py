@@ -18,7 +18,7 @@ from common.model.agent import Restarted
 from services.telemetry.core.dockerstats import DockerStats, from_docker, render
 
 if TYPE_CHECKING:
-    from common.stub import StubStore
+    from common.memory import MemoryStore
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ DEADLINE_SECONDS = 2.0  # measuring must not wait for Redis
 class Restarts:
     """The saved restarts."""
 
-    def __init__(self, store: Store | StubStore) -> None:
+    def __init__(self, store: Store | MemoryStore) -> None:
         self._store = store
         self._known: dict[str, Restarted] = {}
 

@@ -33,7 +33,7 @@ from services.telemetry.core.metrics import usable_rates
 from services.telemetry.sampler import Sampler
 
 if TYPE_CHECKING:
-    from common.stub import StubStore
+    from common.memory import MemoryStore
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ ANNOUNCE_SECONDS = 5.0
 class Snapshots:
     """Writes the stats documents of all tasks of the book."""
 
-    def __init__(self, book: Book, sampler: Sampler, store: Store | StubStore) -> None:
+    def __init__(self, book: Book, sampler: Sampler, store: Store | MemoryStore) -> None:
         self._book, self._sampler, self._store = book, sampler, store
         self._announced: dict[str, tuple[str, ...]] = {}  # task ARN -> Docker ids of the last announced document
         self._shown: dict[str, int] = {}  # task ARN -> readings that went into the document that was written last

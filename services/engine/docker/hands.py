@@ -56,7 +56,7 @@ WAIT_START_SECONDS, WAIT_LIMIT_SECONDS, WAIT_FACTOR = 2.0, 200.0, 1.5
 
 
 class Bus(Protocol):
-    """Both servers of the bus (common.bus.Bus or the stub)."""
+    """Both servers of the bus (common.bus.Bus or common.memory.MemoryBus)."""
 
     durable: Any
     volatile: Any

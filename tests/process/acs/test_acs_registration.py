@@ -83,8 +83,10 @@ def test_a_lost_attribute_ends_the_service_and_leaves_no_orphan(start_acs, contr
 def test_a_name_without_a_value_may_be_missing_from_the_answer(start_acs, control_plane, eventually):
     """Case 45, second half: the service filters capabilities."""
     control_plane.faults[REGISTER] = kept("ecs.os-type", "ecs.os-family", "ecs.os-type-detailed")
-    start_acs()
+    acs = start_acs()
     eventually(lambda: control_plane.live, 15)
+    assert acs.process.poll() is None and "Attribute validation failed" not in acs.text()
+    assert operations(control_plane) == [REGISTER]
 
 
 def test_a_changed_instance_type_ends_the_service(acs, control_plane, start_acs):

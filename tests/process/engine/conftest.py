@@ -22,10 +22,10 @@ from common import keys
 from common.bus import Bus, Change
 from common.clock import SystemClock
 from common.config import load
+from common.memory import MemoryBus
 from common.model.messages import ContainerChanged, Event, RunOrUpdateTask, TaskChanged
 from common.model.status import TaskStatus
 from common.model.task import Container, Task
-from common.stub import StubBus
 from services.engine.docker.hands import Hands
 from services.engine.docker.settings import Settings
 from services.engine.engine import Engine
@@ -147,7 +147,7 @@ class DockerHost:
     def __init__(self, image: str, upstream: str, directory: Path) -> None:
         self.image = image
         self.family = f"faults{os.getpid()}x{secrets.token_hex(4)}"
-        self.bus = StubBus()
+        self.bus = MemoryBus()
         self.proxy = DockerProxy(str(directory), upstream=upstream.removeprefix("unix://"))
         self.upstream = upstream
         self.stopping = gevent.event.Event()

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from common.errors import Temporary, Terminal
+from common.memory import MemoryBus
 from common.model.agent import DockerFacts
-from common.stub import StubBus
 from services.engine.docker import facts_command
 from services.engine.docker.hands import Hands
 from services.engine.docker.settings import Settings
@@ -31,7 +31,7 @@ def proxy(run_dir):
 
 def hands(proxy, **more):
     """Hands on that line."""
-    return Hands(None, StubBus(), settings=Settings(limits=False, **more), address=proxy.address)
+    return Hands(None, MemoryBus(), settings=Settings(limits=False, **more), address=proxy.address)
 
 
 @pytest.mark.parametrize("there", [True, False])

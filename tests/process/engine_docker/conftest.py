@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from common.memory import MemoryBus
 from common.model.status import TaskStatus
 from common.model.task import Container, Task
-from common.stub import StubBus
 from services.engine.core.effects import Action, Effect, Outcome
 from services.engine.docker import names
 from services.engine.docker.hands import Hands
@@ -31,7 +31,7 @@ class Bench:
 
     def __init__(self, prefix: str, image: str, tmp: Path) -> None:
         self.prefix, self.image, self.tmp = prefix, image, tmp
-        self.bus = StubBus()
+        self.bus = MemoryBus()
         self.made: list[Hands] = []
 
     def hands(self, address: str = "", **settings: Any) -> Hands:

@@ -15,10 +15,10 @@ from msgspec.structs import replace
 
 from common import keys
 from common.bus import Change
+from common.memory import MemoryBus
 from common.model.agent import Credentials, DockerFacts
 from common.model.status import ResourceStatus, TaskStatus
 from common.model.task import Container, RegistryAuth, Secret, Task
-from common.stub import StubBus
 from services.engine.core.effects import Action, Effect, Outcome
 from services.engine.core.reconcile import restored
 from services.engine.core.turn import Surroundings
@@ -32,9 +32,9 @@ FACTS = DockerFacts(server_version="20.10.24", default_api_version="1.21", usabl
 
 
 @pytest.fixture
-def bus() -> StubBus:
+def bus() -> MemoryBus:
     """A bus whose volatile half holds the execution role of the task."""
-    bus = StubBus()
+    bus = MemoryBus()
     role = Credentials(
         credentials_id=EXECUTION_ROLE, task_arn=ARN, role_type="TaskExecution", access_key_id="AKIDBUS",
         secret_access_key="k", revision=1,
@@ -80,7 +80,7 @@ def daemon() -> Iterator[Daemon]:
 
 
 @pytest.fixture
-def make_hands(bus: StubBus, daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Hands]:
+def make_hands(bus: MemoryBus, daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Hands]:
     """Hands for that Docker, each with a memory of its own."""
     monkeypatch.setattr(hands_module.docker_facts, "read", lambda api, settings: FACTS)
     settings = Settings(region="us-west-2", cluster="default", data_dir=str(tmp_path))

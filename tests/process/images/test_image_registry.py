@@ -13,8 +13,8 @@ import pytest
 from common import keys
 from common.bus import Change
 from common.clock import VirtualClock
+from common.memory import MemoryBus
 from common.model.messages import Command
-from common.stub import StubBus
 from services.images.core.arrivals import Arrivals
 from services.images.core.plan import Limits
 from services.images.core.space import Gone
@@ -32,7 +32,7 @@ class Agent:
     """The documents, and cycles on them. After each cycle it forgets what the engine would forget."""
 
     def __init__(self, place: Place) -> None:
-        self.place, self.bus, self.arrivals = place, StubBus(), Arrivals()
+        self.place, self.bus, self.arrivals = place, MemoryBus(), Arrivals()
 
     def save(self, *references: Any) -> None:
         for reference in references:

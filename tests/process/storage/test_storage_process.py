@@ -170,6 +170,7 @@ def test_a_driver_that_was_restarted_is_found_again(host: Host, driver: FakeDriv
     driver.start()
     host.task(TaskStatus.STOPPED)
     eventually(lambda: host.volume() is None, 5)
+    assert driver.calls()[-1]["method"] == UNSTAGE, "the new driver was asked"
 
 
 def test_a_volume_that_cannot_be_unmounted_is_given_up_within_its_time(

@@ -12,9 +12,9 @@ import msgspec
 import pytest
 
 from common.errors import Temporary
+from common.memory import MemoryStore
 from common.model.status import ContainerType
 from common.model.task import RestartPolicy, Task
-from common.stub import StubStore
 from services.telemetry import netns, source
 from services.telemetry.core.book import Book
 from services.telemetry.core.dockerstats import render
@@ -35,7 +35,7 @@ class Bench:
     """Book and sampler without the process around them."""
 
     def __init__(self, host: Host, polling: bool = False) -> None:
-        self.book, self.store = Book(), StubStore()
+        self.book, self.store = Book(), MemoryStore()
         self.restarts = Restarts(self.store)
         self.sampler = Sampler(self.book, host, Daemon(), self.restarts, polling, INTERVAL_SECONDS)
 

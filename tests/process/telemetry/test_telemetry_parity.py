@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from common.stub import StubStore
+from common.memory import MemoryStore
 from services.telemetry.core.book import Book
 from services.telemetry.core.dockerstats import DockerStats, from_docker, render
 from services.telemetry.core.readings import Reader, Reading
@@ -38,7 +38,7 @@ class Pair:
 
     def __init__(self, containers: Containers, host: Host, **host_config: object) -> None:
         self.client, self.docker_id = containers.client, containers.start(WORK, **host_config)
-        self.sampler = Sampler(Book(), host, Daemon(), Restarts(StubStore()), False, 1.0)
+        self.sampler = Sampler(Book(), host, Daemon(), Restarts(MemoryStore()), False, 1.0)
         task = task_of(containers.describe(self.docker_id))
         difference = self.sampler.book.apply(task)
         self.sampler.follow(self.sampler.book.tasks.get(task.arn), difference)

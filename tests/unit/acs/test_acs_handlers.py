@@ -10,11 +10,11 @@ import pytest
 from common import keys
 from common.bus import Change
 from common.errors import Temporary
+from common.memory import MemoryBus
 from common.model.agent import Instance
 from common.model.messages import Command, RunOrUpdateTask, TaskChanged
 from common.model.status import TaskStatus
 from common.model.task import Task
-from common.stub import StubBus
 from common.wire.acs import Frame, decode
 from services.acs import handlers as handlers_module
 from services.acs import roles as roles_module
@@ -47,7 +47,7 @@ class Rig:
     """Handlers with nothing real around them."""
 
     def __init__(self) -> None:
-        self.bus, self.channel = StubBus(), Channel()
+        self.bus, self.channel = MemoryBus(), Channel()
         self.rejected: list[TaskChanged] = []
         self.roles = RoleCredentials(self.bus.volatile)  # type: ignore[arg-type]
         self.record = InstanceRecord(self.bus.durable, Instance(arn="i", manifest_sequence=12))  # type: ignore[arg-type]

@@ -11,9 +11,9 @@ import pytest
 from common import keys
 from common.bus import Change
 from common.errors import Temporary, Terminal
+from common.memory import MemoryBus
 from common.model.status import TaskStatus
 from common.model.task import Task
-from common.stub import StubBus
 from services.acs import lifecycle, refresher
 from services.acs.metadata import Metadata, MetadataError
 from services.acs.refresher import RoleRefresher
@@ -127,7 +127,7 @@ def test_tags_of_aws_are_not_passed_on():
 def test_credentials_below_metadata_replace_those_of_running_tasks(monkeypatch):
     """A namespace is read again only when it changed, or was not read completely."""
     monkeypatch.setattr(refresher, "READ_PAUSE_SECONDS", 0)
-    bus = StubBus()
+    bus = MemoryBus()
     roles = RoleCredentials(bus.volatile)  # type: ignore[arg-type]
     task = Task(arn="arn:task/c/t1", revision=1, known=TaskStatus.RUNNING, credentials_id="c-1")
     gone = Task(arn="arn:task/c/t2", revision=1, known=TaskStatus.STOPPED, credentials_id="c-2")

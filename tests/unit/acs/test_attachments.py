@@ -11,10 +11,10 @@ import pytest
 from msgspec.structs import replace
 
 from common import keys
+from common.memory import MemoryBus
 from common.model.agent import DeviceAttachment, TaskVolume
 from common.model.status import TaskStatus
 from common.model.task import Task
-from common.stub import StubBus
 from common.wire import jsontext
 from common.wire.ecs import BindingRules, attached
 from services.acs import devices
@@ -50,7 +50,7 @@ class Rig:
     """Attachments and submission over stores in memory, a clock, and the devices that are there."""
 
     def __init__(self) -> None:
-        self.bus, self.clock = StubBus(), 1000.0
+        self.bus, self.clock = MemoryBus(), 1000.0
         self.there: set[str] = set()
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.errors: list[ApiError] = []

@@ -14,10 +14,10 @@ from common import keys
 from common.bus import Change
 from common.config import load
 from common.errors import Temporary, Terminal
+from common.memory import MemoryStore
 from common.model.agent import DeviceAttachment, DockerFacts, Instance, Sent
 from common.model.messages import Command, ForgetEverything
 from common.model.task import Task
-from common.stub import StubStore
 from common.wire import ecs as wire
 from services.acs import host as host_module
 from services.acs import registration as registration_module
@@ -226,7 +226,7 @@ def test_the_first_manifest_number_depends_on_checkpoints():
 
 def test_what_is_stored_of_another_machine_is_given_up():
     """The engine is told before there can be a task of this one; attachments go at once."""
-    store: Any = StubStore()
+    store: Any = MemoryStore()
     store.commit(Change().save(keys.TASK, "old", Task(arn="old", revision=1)))
     store.commit(Change().save(keys.SENT, "older", Sent(revision=1)))
     store.commit(Change().save(keys.ATTACHMENT, "a", DeviceAttachment(revision=1)))
@@ -264,9 +264,9 @@ OFFER = Offer([{"name": "a", "value": "1"}, {"name": "b"}], [], {})
 def register(
     api: Api, instance: Instance | None = None, settings: Settings | None = None,
     wait: Callable[[float], bool] = lambda seconds: True,
-) -> tuple[Instance, StubStore]:  # fmt: skip
+) -> tuple[Instance, MemoryStore]:  # fmt: skip
     """Register; waits are over at once."""
-    store = StubStore()
+    store = MemoryStore()
     record = InstanceRecord(store, instance or Instance(cluster="default"))  # type: ignore[arg-type]
     registrar = Registrar(
         api, record, settings or Settings(cluster="default"), lambda: ("doc", "sig"), wait, lambda reason: None
@@ -373,7 +373,7 @@ def test_a_stop_ends_the_wait():
 
 def test_a_document_of_the_same_revision_changes_nothing():
     """publish_again may be repeated."""
-    store = StubStore()
+    store = MemoryStore()
     record = InstanceRecord(store, Instance())  # type: ignore[arg-type]
     record.change(arn="a")
     record.publish_again()

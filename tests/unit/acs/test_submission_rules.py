@@ -10,11 +10,11 @@ import pytest
 
 from common import keys
 from common.bus import Change, Entry
+from common.memory import MemoryBus
 from common.model.agent import DeviceAttachment, Sent
 from common.model.messages import ContainerChanged, CredentialsReleased, Event, ManagedAgentChanged, TaskChanged
 from common.model.status import ContainerStatus, TaskStatus
 from common.model.task import Task
-from common.stub import StubBus
 from common.wire.ecs import BindingRules
 from services.acs import submission as module
 from services.acs.attachments import Attachments
@@ -57,7 +57,7 @@ class Rig:
     """A submission between a stub bus and a scripted API."""
 
     def __init__(self) -> None:
-        self.bus, self.api = StubBus(), Api()
+        self.bus, self.api = MemoryBus(), Api()
         self.forgotten: list[tuple[str, ...]] = []
         self.there: set[str] = set()  # devices
         self.attachments = Attachments(

@@ -7,11 +7,11 @@ import pytest
 
 from common import keys
 from common.bus import RESET, Bus, Change, FeedItem, encode
+from common.memory import MemoryBus
 from common.model.agent import TaskStats
 from common.model.messages import Event, TaskChanged
 from common.model.status import TaskStatus
 from common.model.task import Container, Task
-from common.stub import StubBus
 
 ARN = "arn:aws:ecs:us-west-2:123456789012:task/default/0123456789abcdef0123456789abcdef"
 
@@ -20,7 +20,7 @@ ARN = "arn:aws:ecs:us-west-2:123456789012:task/default/0123456789abcdef012345678
 def bus(request):
     """The stub, then real Redis."""
     if request.param == "stub":
-        return StubBus()
+        return MemoryBus()
     request.getfixturevalue("redis_servers")
     return Bus(str(request.getfixturevalue("run_dir")))
 

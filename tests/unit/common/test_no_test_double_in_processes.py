@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.mark.parametrize("service", ["acs", "endpoint", "engine", "images", "telemetry"])
 def test_no_process_loads_the_store_of_the_unit_tests(service):
-    """`common.stub` is there for tests; in a process it would be memory and a way to lose data."""
-    code = f"import sys, services.{service}.service; sys.exit('common.stub' in sys.modules)"
+    """`common.memory` is there for tests; in a process it would be memory and a way to lose data."""
+    code = f"import sys, services.{service}.service; sys.exit('common.memory' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr or "common.stub is loaded"
+    assert done.returncode == 0, done.stderr or "common.memory is loaded"

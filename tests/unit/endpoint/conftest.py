@@ -12,10 +12,10 @@ from urllib.parse import unquote_to_bytes
 
 import pytest
 
+from common.memory import MemoryStore
 from common.model.agent import Credentials, Instance
 from common.model.status import ContainerStatus, TaskStatus
 from common.model.task import Container, Network, Task
-from common.stub import StubStore
 from services.endpoint.audit import Audit
 from services.endpoint.faultroutes import FaultRoutes
 from services.endpoint.follow import Source
@@ -106,7 +106,7 @@ class World:
     faults: FaultRoutes = field(init=False)
 
     def __post_init__(self) -> None:
-        self.source = Source(self.view, StubStore(), StubStore(), lambda: self.now)
+        self.source = Source(self.view, MemoryStore(), MemoryStore(), lambda: self.now)
         self.source.durable.loaded.set()
         self.audit = Audit([self.lines.append], now=lambda: 1780308000.0)
         self.faults = FaultRoutes(Buckets(0.2, 1.0), self.tmp, self._run, lambda: None, lambda: self.now)

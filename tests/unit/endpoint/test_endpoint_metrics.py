@@ -12,10 +12,10 @@ import pytest
 from common.bus import encode
 from common.errors import Temporary
 from common.keys import DOCKER_CALLS
+from common.memory import MemoryStore
 from common.model.agent import DockerCalls, DockerOperation, Session
 from common.model.status import ContainerStatus, TaskStatus
 from common.readiness import Beat, Stalls
-from common.stub import StubStore
 from services.endpoint.counts import FAULTS, INTROSPECTION, REQUESTS, ROUTES, TASKS, Counts
 from services.endpoint.exposition import CONTENT_TYPE, counter, gauge
 from services.endpoint.introspection import Introspection
@@ -49,7 +49,7 @@ class Page:
         self.outbox = Outbox(3)
         self.programs = Programs(str(run_dir), lambda: NOW)
         self.counts = Counts()
-        self.store = StubStore()
+        self.store = MemoryStore()
         asked = backlog(self.outbox, lambda: self.clock), docker_calls(self.store, lambda: self.clock)
         metrics = Metrics(world.view, self.programs, *asked, self.counts, lambda: NOW)
         self.app = Introspection(world.source, metrics=metrics, counts=self.counts)

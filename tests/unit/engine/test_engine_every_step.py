@@ -20,11 +20,11 @@ from common import keys
 from common.bus import Change
 from common.clock import SystemClock
 from common.config import load
+from common.memory import MemoryBus, MemoryStore
 from common.model.agent import Sent
 from common.model.messages import ContainerChanged, CredentialsReleased, Event, RunOrUpdateTask, TaskChanged
 from common.model.status import TaskStatus
 from common.model.task import Container, Resource, Task
-from common.stub import StubBus, StubStore
 from services.engine.core.effects import Action, Effect, Outcome
 from services.engine.engine import Engine
 from services.engine.restore import restore
@@ -65,7 +65,7 @@ class Fate:
 class MortalStore:
     """A store as one engine sees it."""
 
-    def __init__(self, store: StubStore, fate: Fate) -> None:
+    def __init__(self, store: MemoryStore, fate: Fate) -> None:
         self.store, self.fate = store, fate
 
     def commit(self, change: Change, deadline_seconds: float | None = None) -> bool:
@@ -99,12 +99,12 @@ class Life:
     """A task's life on one host, through the death of one engine."""
 
     def __init__(self, fate: Fate) -> None:
-        self.fate, self.bus, self.docker = fate, StubBus(), FakeDocker()
+        self.fate, self.bus, self.docker = fate, MemoryBus(), FakeDocker()
         self.engine = self._engine(fate)
         self.deaths = 0
 
     def _engine(self, fate: Fate) -> Engine | None:
-        bus: Any = StubBus()
+        bus: Any = MemoryBus()
         bus.durable, bus.volatile = MortalStore(self.bus.durable, fate), MortalStore(self.bus.volatile, fate)
         hands = MortalHands(self.docker, fate)
         config = load({"ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION": "1s"})

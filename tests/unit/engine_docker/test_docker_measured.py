@@ -6,8 +6,8 @@ import pytest
 
 from common.errors import Temporary
 from common.keys import DOCKER_CALLS
+from common.memory import MemoryStore
 from common.model.agent import DOCKER_CALL_SECONDS
-from common.stub import StubStore
 from services.engine.docker import measured
 from services.engine.docker.api import ApiError, Cancelled, TimedOut, Unreachable
 from services.engine.docker.measured import MeasuredApi, Measurements, operation, reason
@@ -51,7 +51,7 @@ def test_errors_have_a_class():
 def test_durations_fall_into_buckets_and_are_published_once_for_a_burst(monkeypatch, eventually):
     """An idle agent writes nothing; a busy one writes every few seconds, not per call."""
     monkeypatch.setattr(measured, "PUBLISH_SECONDS", 0.05)
-    store = StubStore()
+    store = MemoryStore()
     measurements = Measurements(store)
     for seconds in (0.001, 0.005, 0.006, 500.0):
         measurements.note("info", seconds)
@@ -66,7 +66,7 @@ def test_durations_fall_into_buckets_and_are_published_once_for_a_burst(monkeypa
 def test_a_redis_that_is_away_costs_no_call():
     """The next call publishes again."""
 
-    class Away(StubStore):
+    class Away(MemoryStore):
         def commit(self, change, deadline_seconds=None):
             raise Temporary("away")
 
@@ -78,7 +78,7 @@ def test_a_redis_that_is_away_costs_no_call():
 
 def test_a_failing_call_is_measured_and_raised(tmp_path):
     """Against a socket that does not exist."""
-    measurements = Measurements(StubStore())
+    measurements = Measurements(MemoryStore())
     api = MeasuredApi(measurements, address=f"unix://{tmp_path}/none.sock")
     for call in (api.call, api.stream):
         with pytest.raises(Unreachable):

@@ -16,11 +16,11 @@ from requests import Response
 from common import keys
 from common.bus import Change
 from common.clock import VirtualClock
+from common.memory import MemoryBus
 from common.model.agent import ImageReference
 from common.model.messages import Command
 from common.model.status import TaskStatus
 from common.model.task import Container, Task
-from common.stub import StubBus
 from services.images import daemon
 from services.images.core.plan import Limits
 from services.images.cycle import Cycle
@@ -79,7 +79,7 @@ class Place:
     """The documents and a cycle on them."""
 
     def __init__(self, images: dict[str, str], *tracked: ImageReference) -> None:
-        self.docker, self.bus = Docker(images), StubBus()
+        self.docker, self.bus = Docker(images), MemoryBus()
         for reference in tracked:
             self.bus.durable.commit(Change().save(keys.IMAGE, reference.image_id, reference))
 

@@ -11,10 +11,10 @@ from common import keys
 from common.bus import Change
 from common.clock import VirtualClock
 from common.errors import NamedError
+from common.memory import MemoryBus
 from common.model.agent import ImageReference
 from common.model.status import ContainerType
 from common.model.task import Container, Task
-from common.stub import StubBus
 from services.engine.core.effects import Action, Outcome
 from services.engine.images import Images
 
@@ -26,7 +26,7 @@ class Book:
     """The references, and tasks that use images."""
 
     def __init__(self) -> None:
-        self.bus, self.clock = StubBus(), VirtualClock(START)
+        self.bus, self.clock = MemoryBus(), VirtualClock(START)
         bus: Any = self.bus
         self.images = Images(bus, self.clock)
 

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from common.clock import VirtualClock
+from common.memory import MemoryStore
 from common.model.status import ContainerStatus, TaskStatus
 from common.model.task import Attachment, Container, RestartPolicy, Task
-from common.stub import StubStore
 from services.telemetry import publisher as publishing
 from services.telemetry import sampler as sampling
 from services.telemetry import snapshots as showing
@@ -107,7 +107,7 @@ class Day:
     """Everything of the process that keeps something."""
 
     def __init__(self) -> None:
-        self.durable, self.volatile = StubStore("durable"), StubStore("volatile")
+        self.durable, self.volatile = MemoryStore("durable"), MemoryStore("volatile")
         self.book = Book()
         self.restarts = Restarts(self.durable)
         host: Any = SimpleNamespace(cpu=lambda: HostCpu(5, 2), unified=True, cpus=2, memory=1 << 33)

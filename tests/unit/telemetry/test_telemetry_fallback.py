@@ -13,9 +13,9 @@ import pytest
 from common.backoff import Backoff
 from common.clock import VirtualClock
 from common.errors import Temporary
+from common.memory import MemoryStore
 from common.model.status import ContainerStatus, ContainerType, TaskStatus
 from common.model.task import Container, Task
-from common.stub import StubStore
 from services.telemetry import sampler as sampling
 from services.telemetry.core.book import Book
 from services.telemetry.core.dockerstats import DockerStats
@@ -143,7 +143,7 @@ def sampler(clock: VirtualClock, monkeypatch: pytest.MonkeyPatch, polling: bool,
     CLOCK[:] = [clock]
     monkeypatch.setattr(sampling, "Source", FakeSource)
     host: Any = SimpleNamespace(cpu=lambda: None, unified=True, cpus=2)
-    made = Sampler(Book(), host, None, Restarts(StubStore()), polling, 10.0)  # type: ignore[arg-type]
+    made = Sampler(Book(), host, None, Restarts(MemoryStore()), polling, 10.0)  # type: ignore[arg-type]
     containers = (
         Container(name="app", docker_id="app", known=ContainerStatus.RUNNING),
         Container(name="pause", docker_id="pause", known=ContainerStatus.RUNNING, type=ContainerType.CNI_PAUSE),

@@ -11,16 +11,16 @@ import pytest
 from common import keys
 from common.errors import Temporary
 from common.keys import STATS
+from common.memory import MemoryStore
 from common.model.status import ContainerStatus, TaskStatus
 from common.model.task import Container, Task
-from common.stub import StubStore
 from services.telemetry.core.book import Book, Network
 from services.telemetry.core.dockerstats import DockerStats, Interface
 from services.telemetry.core.samples import Counters
 from services.telemetry.snapshots import Snapshots
 
 
-class Store(StubStore):
+class Store(MemoryStore):
     """Counts what is written; `away` refuses everything."""
 
     def __init__(self) -> None:

@@ -22,10 +22,10 @@ log = logging.getLogger(__name__)
 T = TypeVar("T", bound=msgspec.Struct)
 
 
-class StubStore:
+class MemoryStore:
     """Documents, streams and feed in dictionaries; blocking reads wait for a commit."""
 
-    def __init__(self, name: str = "stub") -> None:
+    def __init__(self, name: str = "memory") -> None:
         self.name = name
         self.data: dict[str, Any] = {}
         self.revisions: dict[str, int] = {}
@@ -34,7 +34,7 @@ class StubStore:
         self.aside: list[str] = []
         self._ids = itertools.count(1)
         self._changed = gevent.event.Event()
-        self._epoch = "stub"
+        self._epoch = "memory"
 
     def commit(self, change: Change, deadline_seconds: float | None = None) -> bool:
         """Do everything in `change`, unless its guard shows that it was done before."""
@@ -70,7 +70,7 @@ class StubStore:
             for id_ in rest:
                 self.streams.get(key, {}).pop(id_, None)
         else:
-            raise ValueError(f"the stub store does not know {verb}")
+            raise ValueError(f"the store in memory does not know {verb}")
 
     def put(self, values: Mapping[str, bytes], deadline_seconds: float | None = None) -> None:
         """Overwrite keys without announcing it."""
@@ -114,13 +114,13 @@ class StubStore:
         self.pending.clear()
         self._epoch += "'"
 
-    def consumer(self, stream: str, group: str, type_: Any) -> StubConsumer:
+    def consumer(self, stream: str, group: str, type_: Any) -> MemoryConsumer:
         """A consumer of `stream`."""
-        return StubConsumer(self, stream, group, type_)
+        return MemoryConsumer(self, stream, group, type_)
 
-    def feed(self) -> StubFeed:
+    def feed(self) -> MemoryFeed:
         """A reader of the change feed."""
-        return StubFeed(self)
+        return MemoryFeed(self)
 
     def wait(self, seconds: float) -> None:
         """Until something was committed, or `seconds` have passed."""
@@ -128,10 +128,10 @@ class StubStore:
         self._changed.wait(seconds)
 
 
-class StubConsumer:
+class MemoryConsumer:
     """Delivers each entry once to this group until it is acknowledged; a new consumer sees the unacknowledged again."""
 
-    def __init__(self, store: StubStore, stream: str, group: str, type_: Any) -> None:
+    def __init__(self, store: MemoryStore, stream: str, group: str, type_: Any) -> None:
         self.store, self.stream, self.group = store, stream, group
         self._decoder = msgspec.msgpack.Decoder(type_)
         self._delivered: set[str] = set()
@@ -159,10 +159,10 @@ class StubConsumer:
         self.store.commit(Change().acknowledge(self.stream, self.group, *ids))
 
 
-class StubFeed:
-    """Follows the feed of a StubStore."""
+class MemoryFeed:
+    """Follows the feed of a MemoryStore."""
 
-    def __init__(self, store: StubStore) -> None:
+    def __init__(self, store: MemoryStore) -> None:
         self.store = store
         self._seen: int | None = None
 
@@ -180,12 +180,12 @@ class StubFeed:
         return [FeedItem(e["k"], e["i"], e["w"] == "delete") for e in fresh]
 
 
-class StubBus:
+class MemoryBus:
     """Both servers of one agent, without Redis."""
 
     def __init__(self) -> None:
-        self.durable, self.volatile = StubStore("durable"), StubStore("volatile")
+        self.durable, self.volatile = MemoryStore("durable"), MemoryStore("volatile")
 
-    def store(self, kind: Kind[T]) -> StubStore:
+    def store(self, kind: Kind[T]) -> MemoryStore:
         """The server that holds documents of `kind`."""
         return self.durable if kind.store == "durable" else self.volatile
