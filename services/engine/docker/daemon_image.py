@@ -11,13 +11,13 @@ import mmap
 import os
 
 from common.ebs import DRIVER_ARCHIVE, DRIVER_IMAGE
-from services.engine.docker.api import Api, ApiError, DockerCallError
+from services.engine.docker import pause_image
+from services.engine.docker.api import Api, DockerCallError
 from services.engine.docker.settings import Settings
 
 log = logging.getLogger(__name__)
 
 LOAD_SECONDS = 120.0
-INSPECT_SECONDS = 10.0
 
 
 def is_wanted(settings: Settings, path: str = DRIVER_ARCHIVE) -> bool:
@@ -46,12 +46,4 @@ def load(api: Api, settings: Settings, path: str = DRIVER_ARCHIVE) -> bool:
 
 def is_here(api: Api, settings: Settings, path: str = DRIVER_ARCHIVE) -> bool:
     """Whether Docker has the image; nobody is asked where it is not wanted. Raises DockerCallError."""
-    if not is_wanted(settings, path):
-        return False
-    try:
-        api.call("GET", f"/images/{DRIVER_IMAGE}/json", INSPECT_SECONDS)
-    except ApiError as error:
-        if error.status == 404:
-            return False
-        raise
-    return True
+    return is_wanted(settings, path) and pause_image.is_here(api, DRIVER_IMAGE)

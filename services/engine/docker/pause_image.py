@@ -59,10 +59,10 @@ def _load(api: Api, path: str) -> None:
     log.info("the pause image is loaded from %s", path)
 
 
-def is_here(api: Api) -> bool:
+def is_here(api: Api, image: str = PAUSE_IMAGE) -> bool:
     """Whether Docker has the image. Raises DockerCallError when Docker does not tell."""
     try:
-        api.call("GET", f"/images/{PAUSE_IMAGE}/json", INSPECT_SECONDS)
+        api.call("GET", f"/images/{image}/json", INSPECT_SECONDS)
     except ApiError as error:
         if error.status == 404:
             return False
