@@ -19,6 +19,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 STOP_SECONDS = 9.0  # the supervisor kills after 10
 BEAT_SECONDS = 5.0
 RULES_POLL_SECONDS = 0.05
+ENDPOINT_SECONDS, ENDPOINT_POLL_SECONDS = 10.0, 0.02
 TREE_LOCAL = "ECS_TREE_LOCAL"  # set by the tree: "true" in local mode
 
 
@@ -87,6 +89,27 @@ class Context:
                 return True
             self.not_ready(f"waiting for the netfilter rules: {init.detail if init else 'init has not started yet'}")
             self.stopping.wait(RULES_POLL_SECONDS)
+        return False
+
+    def wait_for_endpoint(self) -> bool:
+        """Wait until the tree's `endpoint` serves credentials and metadata; False when this process is to stop first.
+
+        A container asks for its credentials as its first act, and not every program asks twice. After
+        ENDPOINT_SECONDS tasks are taken all the same: most of them need no endpoint. A process started by hand has
+        none to wait for.
+        """
+        if TREE_LOCAL not in os.environ:
+            return True
+        end = time.monotonic() + ENDPOINT_SECONDS
+        while not self.stopping.is_set():
+            endpoint = readiness.read(self.run_dir, "endpoint")
+            if endpoint is not None and endpoint.ready:
+                return True
+            if time.monotonic() > end:
+                why = endpoint.detail if endpoint else "it has not started yet"
+                self.log.error("tasks are taken without the endpoint of credentials and metadata: %s", why)
+                return True
+            self.stopping.wait(ENDPOINT_POLL_SECONDS)
         return False
 
     def _tell(self, ready: bool, detail: str) -> None:

@@ -127,7 +127,8 @@ class Agent:
             return
         self._registrar.register(self._place, self._registered_as)
         self._context.not_ready("registered; connecting to ACS")
-        self._start_jobs()
+        if self._context.wait_for_endpoint():
+            self._start_jobs()
 
     def _look_around(self) -> host.HostFacts:
         config = self._context.config

@@ -69,6 +69,7 @@ def test_the_metrics_page_tells_how_the_whole_tree_stands(agent, eventually):
         with urllib.request.urlopen("http://127.0.0.1:51678/metrics", timeout=5) as answer:
             return str(answer.read().decode())
 
+    page()  # at once: an agent that is connected serves already
     (arn,) = agent.run(container())
     eventually(lambda: agent.statuses([arn]) == {"RUNNING"}, seconds=20)
     for series in (
