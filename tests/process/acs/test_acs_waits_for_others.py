@@ -1,5 +1,6 @@
-"""Nothing is registered before the netfilter rules are in place (spec 09 §15.1 N5, case 20), and no task is taken before
-its containers can get credentials and metadata.
+"""Nothing is registered before the netfilter rules are in place (spec 09 §15.1 N5, case 20).
+
+No task is taken before its containers can get credentials and metadata.
 """
 
 from __future__ import annotations
