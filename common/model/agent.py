@@ -158,7 +158,6 @@ class ContainerStats(Document, frozen=True, kw_only=True):
 
     docker_id: str
     name: str = ""
-    tracked: bool = True
     rendered: bytes = b"null"  # JSON of the Docker stats object with network_rate_stats
 
 

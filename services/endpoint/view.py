@@ -151,8 +151,8 @@ class View:
         """Stats were read; None when telemetry has none for this task."""
         entry = self.stats_of(arn)
         if stats is not entry.stats:
-            tracked = () if stats is None else (c for c in stats.containers if c.tracked and c.docker_id)
-            entry.by_id = {c.docker_id: c.rendered for c in tracked}
+            known = () if stats is None else (c for c in stats.containers if c.docker_id)
+            entry.by_id = {c.docker_id: c.rendered for c in known}
             entry.answers.clear()
         entry.stats, entry.read_at, entry.changed = stats, read_at, False
 
