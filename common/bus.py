@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -221,6 +221,14 @@ class Store:
         """The document, or None when there is none (or it was broken and has been set aside)."""
         data = self.call(lambda c: c.get(kind.key(id_)), deadline_seconds)
         return None if data is None else self._decoded(kind, id_, data)
+
+    def get_many(self, kind: Kind[T], ids: Collection[str], deadline_seconds: float | None = None) -> dict[str, T]:
+        """Those of these documents that there are, by id, of one moment."""
+        if not ids:
+            return {}
+        values = self.call(lambda c: c.mget([kind.key(id_) for id_ in ids]), deadline_seconds)
+        found = {id_: self._decoded(kind, id_, data) for id_, data in zip(ids, values, strict=True) if data is not None}
+        return {id_: document for id_, document in found.items() if document is not None}
 
     def all(self, kind: Kind[T], deadline_seconds: float | None = None) -> dict[str, T]:
         """All documents of a kind by id; broken ones are set aside."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, TypeVar
 
 import gevent
@@ -80,6 +80,11 @@ class MemoryStore:
         """The document, or None."""
         data = self.data.get(kind.key(id_))
         return None if data is None else self._decoded(kind, id_, data)
+
+    def get_many(self, kind: Kind[T], ids: Collection[str], deadline_seconds: float | None = None) -> dict[str, T]:
+        """Those of these documents that there are, by id."""
+        found = {id_: self.get(kind, id_, deadline_seconds) for id_ in ids}
+        return {id_: document for id_, document in found.items() if document is not None}
 
     def all(self, kind: Kind[T], deadline_seconds: float | None = None) -> dict[str, T]:
         """All documents of a kind by id; broken ones are set aside."""

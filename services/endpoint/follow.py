@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Protocol, TypeVar
 
 import gevent
@@ -41,6 +41,8 @@ REST_SECONDS = 1.0  # after Redis failed a request
 STATS_SECONDS = 0.5  # age from which stats are read again before they are served
 CARRY_SECONDS = 60.0  # how long documents outlive a server that lost them
 BLOCK_SECONDS = 5.0
+CROWD_RATE, CROWD_BURST = 10.0, 20.0  # reads per second of the durable feed, when tasks change all the time
+CROWD_PAUSE_SECONDS = 0.1  # a read then takes in all that changed meanwhile
 VOLATILE_PAUSE_SECONDS = 0.05  # so that a burst of stats is one read; new credentials are found by a second look
 
 
@@ -57,6 +59,7 @@ class Follower:
                  held: Callable[[str], set[str]], pause_seconds: float = 0.0) -> None:  # fmt: skip
         self.store, self.kinds, self.apply, self.held = store, {k.name: k for k in kinds}, apply, held
         self.pause_seconds = pause_seconds
+        self._calm = Bucket(CROWD_RATE, CROWD_BURST)
         self.loaded = gevent.event.Event()
         self.lock = gevent.lock.BoundedSemaphore(1)
         self._epoch = ""
@@ -81,7 +84,8 @@ class Follower:
         while True:
             try:
                 self._take(feed.read(BLOCK_SECONDS))
-                gevent.sleep(self.pause_seconds)
+                crowded = not self._calm.take(time.monotonic())
+                gevent.sleep(CROWD_PAUSE_SECONDS if crowded else self.pause_seconds)
             except Temporary as error:
                 log.debug("following Redis '%s' ends: %s", self.store.name, error)
                 return
@@ -95,17 +99,18 @@ class Follower:
         if RESET in items:
             self.reload()
             return
-        wanted = dict.fromkeys((i.kind, i.id) for i in items if i.kind in self.apply)
-        if wanted:
+        wanted: dict[str, list[str]] = {}
+        for kind, id_ in dict.fromkeys((i.kind, i.id) for i in items if i.kind in self.apply):
+            wanted.setdefault(kind, []).append(id_)
+        for kind, ids in wanted.items():
             with self.lock:
-                for kind, id_ in wanted:
-                    self._refresh(kind, id_)
+                self._refresh(kind, ids)
 
-    def _refresh(self, kind: str, id_: str, deadline_seconds: float | None = None) -> None:
-        if kind in self.kinds:
-            self.apply[kind](id_, self.store.get(self.kinds[kind], id_, deadline_seconds))
-        else:
-            self.apply[kind](id_, None)  # a kind that is only noted as changed
+    def _refresh(self, kind: str, ids: Collection[str], deadline_seconds: float | None = None) -> None:
+        # A kind that is not read is only noted as changed.
+        read = self.store.get_many(self.kinds[kind], ids, deadline_seconds) if kind in self.kinds else {}
+        for id_ in ids:
+            self.apply[kind](id_, read.get(id_))
 
     def reload(self) -> None:
         """Read all documents. What a server that lost its data no longer has is kept for CARRY_SECONDS."""
@@ -132,7 +137,7 @@ class Follower:
     def look(self, kind: Kind[Any], id_: str) -> None:
         """Read one document now. Raises Temporary."""
         with self.lock:
-            self._refresh(kind.name, id_, LOOK_SECONDS)
+            self._refresh(kind.name, (id_,), LOOK_SECONDS)
 
     def look_at_recent(self, kind: Kind[Any]) -> None:
         """Read the documents of `kind` that changed since the last look. Raises Temporary."""
@@ -142,8 +147,8 @@ class Follower:
 
         with self.lock:
             entries = [(id_, f) for id_, f in self.store.call(newest, LOOK_SECONDS) if id_ != self._examined]
-            for id_ in dict.fromkeys(f[b"i"].decode() for _, f in entries if f.get(b"k") == kind.name.encode()):
-                self._refresh(kind.name, id_, LOOK_SECONDS)
+            changed = dict.fromkeys(f[b"i"].decode() for _, f in entries if f.get(b"k") == kind.name.encode())
+            self._refresh(kind.name, changed, LOOK_SECONDS)
             if entries:
                 self._examined = entries[0][0]
 

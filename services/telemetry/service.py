@@ -39,7 +39,7 @@ from services.telemetry.session import Outlet, Session, Timers
 from services.telemetry.snapshots import Snapshots
 
 LISTEN_SECONDS = 5.0  # longest wait for something new in the volatile Redis
-FOLLOW_PAUSE_SECONDS = 0.1  # a task that starts changes six times within moments; one look at the last one will do
+FOLLOW_PAUSE_SECONDS = 0.25  # a task that starts changes six times within moments; one look at the last one will do
 DEFAULT_INTERVAL_SECONDS = 10.0
 ACS, TCS = "acs", "tcs"  # ids of the session documents
 
@@ -109,20 +109,23 @@ class Service:
         while not self._context.stopping.is_set():
             try:
                 items = feed.read(1.0 if not self._loaded.is_set() else 5.0)
-                for item in dict.fromkeys(items):  # a document that changed five times is read once
-                    self._apply(item)
+                self._take(items)
                 self._context.stopping.wait(FOLLOW_PAUSE_SECONDS)
             except Temporary as error:
                 self._log.debug("documents are not read: %s", error)
 
-    def _apply(self, item: FeedItem) -> None:
-        if item == RESET:
+    def _take(self, items: list[FeedItem]) -> None:
+        if RESET in items:
             self._reload()
-        elif item.kind == TASK.name:
-            self._task(item.id, None if item.deleted else self._durable.get(TASK, item.id))
-        elif item.kind == INSTANCE.name and not item.deleted:
+            return
+        arns = dict.fromkeys(i.id for i in items if i.kind == TASK.name)  # one that changed five times is read once
+        tasks = self._durable.get_many(TASK, arns)
+        for arn in arns:
+            self._task(arn, tasks.get(arn))
+        others = {i.kind for i in items if not i.deleted}
+        if INSTANCE.name in others:
             self._take_instance(self._durable.get(INSTANCE, INSTANCE_ID))
-        elif item.kind == FACTS.name and not item.deleted:
+        if FACTS.name in others:
             self._facts = self._durable.get(FACTS, FACTS_ID) or self._facts
 
     def _reload(self) -> None:

@@ -1,4 +1,4 @@
-"""The promises of the bus, kept by real Redis and by the stub alike."""
+"""The promises of the bus, kept by real Redis and by the one in memory alike."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from common.model.task import Container, Task
 ARN = "arn:aws:ecs:us-west-2:123456789012:task/default/0123456789abcdef0123456789abcdef"
 
 
-@pytest.fixture(params=["stub", "redis"])
+@pytest.fixture(params=["memory", "redis"])
 def bus(request):
-    """The stub, then real Redis."""
-    if request.param == "stub":
+    """The one in memory, then real Redis."""
+    if request.param == "memory":
         return MemoryBus()
     request.getfixturevalue("redis_servers")
     return Bus(str(request.getfixturevalue("run_dir")))
@@ -38,6 +38,18 @@ def test_a_document_comes_back_as_it_was_saved(bus):
     bus.durable.commit(Change().save(keys.TASK, ARN, task()))
     assert bus.durable.get(keys.TASK, ARN) == task()
     assert bus.durable.all(keys.TASK) == {ARN: task()}
+
+
+def test_several_documents_are_read_at_once(bus):
+    """Those that are there; one that cannot be read is set aside and hides no other."""
+    others = [task(), Task(arn="b", revision=1), Task(arn="broken", revision=1)]
+    change = Change()
+    for one in others:
+        change.save(keys.TASK, one.arn, one)
+    bus.durable.commit(change)
+    bus.durable.put({keys.TASK.key("broken"): b"\xc1"})
+    assert bus.durable.get_many(keys.TASK, ["nobody", "b", "broken", ARN]) == {"b": others[1], ARN: others[0]}
+    assert bus.durable.get_many(keys.TASK, []) == bus.durable.get_many(keys.TASK, ["broken"]) == {}
 
 
 def test_what_is_put_is_there_and_nobody_is_told(bus):
