@@ -11,9 +11,13 @@ import json
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Mapping
-from typing import Any
+from contextlib import suppress
+from typing import Any, TextIO
+
+import gevent
 
 from common.logfiles import RollingFile
 
@@ -110,6 +114,45 @@ class JsonFormatter(logging.Formatter):
         return line.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
+class Outlet(logging.Handler):
+    """stdout of a process with an event loop: what one turn of the loop logs is written at its end, in one piece.
+
+    The supervisor wakes up for each write, and on a busy machine it does so before the writer may go on. A warning or
+    worse is written at once, with all that came before: it may be the last that is heard of this process.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream, self._thread = stream, threading.get_native_id()
+        self._lines: list[str] = []
+        self._due = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the line for the end of the turn, or write it now."""
+        line = self.format(record) + "\n"
+        if threading.get_native_id() != self._thread:
+            self._write(line)  # this thread must not touch the loop
+            return
+        self._lines.append(line)
+        if record.levelno >= logging.WARNING:
+            self.flush()
+        elif not self._due:
+            self._due = True
+            gevent.get_hub().loop.run_callback(self.flush)
+
+    def flush(self) -> None:
+        """Write what was kept."""
+        self._due = False
+        if self._lines and threading.get_native_id() == self._thread:
+            lines, self._lines = self._lines, []
+            self._write("".join(lines))
+
+    def _write(self, text: str) -> None:
+        with suppress(OSError):  # nobody reads any more, and there is no other place to say so
+            self._stream.write(text)
+            self._stream.flush()
+
+
 FORMATS: dict[str, type[logging.Formatter]] = {"json": JsonFormatter, "windows": BareFormatter}
 
 
@@ -130,7 +173,7 @@ def configure(config: Mapping[str, Any]) -> logging.Logger:
     root = logging.getLogger()
     for handler in list(root.handlers):
         root.removeHandler(handler)
-    sinks: list[tuple[logging.Handler, int]] = [(logging.StreamHandler(sys.stdout), out_level)]
+    sinks: list[tuple[logging.Handler, int]] = [(Outlet(sys.stdout), out_level)]
     path = config["ECS_LOGFILE"]
     if path and file_level < LEVELS["none"]:
         sinks.append((_file(config, path), file_level))
@@ -142,6 +185,13 @@ def configure(config: Mapping[str, Any]) -> logging.Logger:
     for noisy in ("urllib3", "botocore", "boto3", "docker", "geventwebsocket", "websocket"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
     return root
+
+
+def flush() -> None:
+    """Write what is kept for the end of the turn; for a process that ends."""
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+    sys.stdout.flush()
 
 
 def _file(config: Mapping[str, Any], path: str) -> logging.Handler:

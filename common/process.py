@@ -18,7 +18,6 @@ import faulthandler
 import logging
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -163,7 +162,7 @@ def run(name: str, serve: Callable[[Context], int | None]) -> int:
         beat.kill(block=False)
         context.lag.stop()
     context.log.info("%s ends with status %d", name, status)
-    sys.stdout.flush()
+    logs.flush()
     return status
 
 
@@ -176,7 +175,7 @@ def _stop(context: Context) -> None:
 
 def _end_by_force(context: Context) -> None:
     context.log.error("%s did not stop within %.0f s; it ends now", context.name, STOP_SECONDS)
-    sys.stdout.flush()
+    logs.flush()
     os._exit(1)
 
 

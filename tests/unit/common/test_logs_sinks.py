@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gevent
 import pytest
 
 from common import logs
 from common.config import load
 from common.logfiles import RollingFile
+from common.logs import Outlet
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +37,12 @@ def configured(path: Path, **environment: str) -> logging.Logger:
     """Logging as with this environment."""
     logs.configure(load({"AWS_DEFAULT_REGION": "us-west-2", "ECS_LOGFILE": str(path), **environment}))
     return logging.getLogger("some.part")
+
+
+def printed(capsys: pytest.CaptureFixture[str]) -> str:
+    """What went to stdout, that of this turn of the loop included."""
+    logs.flush()
+    return capsys.readouterr().out
 
 
 def messages(text: str) -> list[str]:
@@ -58,7 +67,7 @@ def test_each_sink_has_its_level(tmp_path, capsys, environment, out, file):
     log = configured(path, ECS_LOG_OUTPUT_FORMAT="json", **environment)
     for level, text in ((10, "d"), (20, "i"), (30, "w"), (50, "c")):
         log.log(level, text)
-    assert messages(capsys.readouterr().out) == out
+    assert messages(printed(capsys)) == out
     assert (messages(path.read_text()) if path.exists() else []) == file
 
 
@@ -66,7 +75,7 @@ def test_each_sink_has_its_level(tmp_path, capsys, environment, out, file):
 def test_the_format_is_one_of_two_and_a_wrong_word_costs_nothing(tmp_path, capsys, word, begins):
     """The reference loses its whole log set-up over a wrong word."""
     configured(tmp_path / "a.log", ECS_LOG_OUTPUT_FORMAT=word).info("text")
-    line = capsys.readouterr().out
+    line = printed(capsys)
     assert line.startswith(begins) and line.endswith("\n") and line.count("\n") == 1
     assert (tmp_path / "a.log").read_text() == line
 
@@ -74,16 +83,82 @@ def test_the_format_is_one_of_two_and_a_wrong_word_costs_nothing(tmp_path, capsy
 def test_a_control_character_keeps_a_json_line_valid(tmp_path, capsys):
     """The reference quotes it as Go does, which JSON does not know."""
     configured(tmp_path / "a.log", ECS_LOG_OUTPUT_FORMAT="json").info("bell \a and <tag>")
-    assert messages(capsys.readouterr().out) == ["bell \a and <tag>"]
+    assert messages(printed(capsys)) == ["bell \a and <tag>"]
 
 
 def test_a_plain_message_names_its_module_in_json_too(tmp_path, capsys):
     """Case 64; a message with fields has none."""
     configured(tmp_path / "a.log", ECS_LOG_OUTPUT_FORMAT="json").info('a "b"')
-    line = capsys.readouterr().out
+    line = printed(capsys)
     assert line.startswith('{"level":"info","time":"') and line.endswith(
         'Z","msg":"a \\"b\\"","module":"test_logs_sinks.py"}\n'
     )
+
+
+class Pipe(io.StringIO):
+    """Remembers each write; breaks on demand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[str] = []
+        self.broken = False
+
+    def write(self, text: str) -> int:
+        """See the base."""
+        if self.broken:
+            raise BrokenPipeError
+        self.writes.append(text)
+        return len(text)
+
+
+@pytest.fixture
+def outlet() -> tuple[logging.Logger, Pipe]:
+    """A logger with an outlet of its own, which prints bare messages."""
+    pipe, log = Pipe(), logging.Logger("own", logging.DEBUG)
+    log.addHandler(Outlet(pipe))
+    return log, pipe
+
+
+def test_one_turn_of_the_loop_is_one_write(outlet):
+    """Each write wakes the supervisor; lines keep their order and none waits for the next turn."""
+    log, pipe = outlet
+    for text in ("a", "b", "c"):
+        log.info(text)
+    assert pipe.writes == []
+    gevent.sleep(0)
+    assert pipe.writes == ["a\nb\nc\n"]
+    log.info("d")
+    gevent.sleep(0)
+    assert pipe.writes == ["a\nb\nc\n", "d\n"]
+
+
+def test_a_warning_is_written_at_once_with_what_came_before(outlet):
+    """It may be the last that is heard of a process."""
+    log, pipe = outlet
+    log.info("a")
+    log.warning("b")
+    assert pipe.writes == ["a\nb\n"]
+    gevent.sleep(0)
+    assert pipe.writes == ["a\nb\n"]
+
+
+def test_another_thread_writes_for_itself(outlet):
+    """The loop belongs to the first thread; neither loses a line."""
+    log, pipe = outlet
+    log.info("first thread")
+    gevent.get_hub().threadpool.apply(log.info, ("second thread",))
+    gevent.sleep(0)
+    assert sorted(pipe.writes) == ["first thread\n", "second thread\n"]
+
+
+def test_a_pipe_that_nobody_reads_is_no_error(outlet, capfd):
+    """The supervisor is gone and this process is about to follow."""
+    log, pipe = outlet
+    pipe.broken = True
+    log.info("a")
+    log.error("b")
+    gevent.sleep(0)
+    assert pipe.writes == [] and capfd.readouterr().err == ""
 
 
 def names(path: Path) -> list[str]:
@@ -129,6 +204,6 @@ def test_hours_are_counted_too(tmp_path):
 def test_fields_of_any_type_stay_one_line(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """A field that JSON does not know becomes its text."""
     configured(tmp_path / "a.log", ECS_LOG_OUTPUT_FORMAT="json").info("x", **logs.fields(error=OSError("no"), n=None))
-    assert json.loads(capsys.readouterr().out) | {"time": ""} == {
+    assert json.loads(printed(capsys)) | {"time": ""} == {
         "level": "info", "time": "", "msg": "x", "error": "no", "n": None,
     }  # fmt: skip
