@@ -54,11 +54,6 @@ NOT_SERVED: tuple[tuple[str, Callable[[Mapping[str, Any], HostFacts], bool], str
         lambda config, host: bool(config["ECS_ENABLE_TASK_ENI"] and not config["ECS_EXTERNAL"]),
         "ECS_ENABLE_TASK_ENI is on, but this agent does not run tasks in network mode awsvpc; they are not offered",
     ),
-    (
-        "gmsa*",
-        lambda config, host: bool(config["GMSACapable"] or config["GMSADomainlessCapable"]),
-        "ECS_GMSA_SUPPORTED is on, but this agent does not run tasks with credential specs; they are not offered",
-    ),
 )
 
 
@@ -237,6 +232,16 @@ TABLE: tuple[Row, ...] = (
     _always(ECS + "storage.s3-files"),
     _always(ECS + "firelens.options.config.file"),
     _always(ECS + "firelens.options.config.s3"),
+    _row(
+        ECS + "gmsa",
+        "ECS_GMSA_SUPPORTED is true, the credentials fetcher's socket is there, and the instance has joined a domain "
+        "or a secret for domainless use is named",
+        lambda s: s.on("GMSACapable"),
+    ),
+    _row(
+        ECS + "gmsa-domainless", "ECS_GMSA_SUPPORTED is true, and the credentials fetcher's socket is there",
+        lambda s: s.on("GMSADomainlessCapable"),
+    ),
     Row(
         ECS + "<name>", "each name in ECS_VOLUME_PLUGIN_CAPABILITIES",
         lambda s: [attribute(ECS + name) for name in s.config["ECS_VOLUME_PLUGIN_CAPABILITIES"]],

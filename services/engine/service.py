@@ -25,8 +25,10 @@ MakeHands = Callable[[Config, Bus], HandsLike]
 def real_hands(config: Config, bus: Bus) -> HandsLike:
     """The hands that touch Docker and the host."""
     from services.engine.docker import Hands
+    from services.engine.resources import credential_specs
+    from services.engine.resources.registry import Registry, standard
 
-    return Hands(config, bus)
+    return Hands(config, bus, registry=Registry(*standard(credential_specs.from_config(config))))
 
 
 def serve(context: Context, make_hands: MakeHands = real_hands) -> int:

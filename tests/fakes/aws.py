@@ -36,6 +36,7 @@ class FakeAws:
 
     parameters: dict[str, str] = field(default_factory=dict)
     answered_names: dict[str, str] = field(default_factory=dict)  # asked name -> Name in the answer
+    secure: set[str] = field(default_factory=set)  # the parameters that are SecureStrings
     secrets: dict[str, dict[str, Any]] = field(default_factory=dict)  # SecretId -> members of the answer
     tokens: list[dict[str, Any]] = field(default_factory=list)  # authorizationData of ECR
     buckets: dict[str, str] = field(default_factory=dict)  # bucket -> region
@@ -96,7 +97,13 @@ class FakeAws:
     def _parameters(self, arguments: dict[str, Any]) -> tuple[int, list[tuple[str, str]], bytes]:
         names = arguments["Names"]
         found = [
-            {"Name": self.answered_names.get(n, n), "Value": self.parameters[n]} for n in names if n in self.parameters
+            {
+                "Name": self.answered_names.get(n, n),
+                "Type": "SecureString" if n in self.secure else "String",
+                "Value": self.parameters[n],
+            }
+            for n in names
+            if n in self.parameters
         ]
         missing = [n for n in names if n not in self.parameters]
         return 200, [], json.dumps({"Parameters": found, "InvalidParameters": missing}).encode()

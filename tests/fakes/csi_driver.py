@@ -1,125 +1,84 @@
-"""A CSI driver as a program of its own: a real gRPC server, made with grpcio and protobuf, on a unix socket.
+"""A CSI driver as a program of its own: a real gRPC server on a unix socket.
 
-`csi_driver.py DIRECTORY` listens on DIRECTORY/csi-driver.sock and writes each call as a line of JSON into
-DIRECTORY/calls. It keeps to the promises of a real driver: a stage call goes on when its caller has gone, another one
-for the same volume is ABORTED meanwhile, and a volume that is staged already is a success. DIRECTORY/behaviour, read at
-each call, holds a JSON object: {"NodeStageVolume": {"seconds": 3, "status": "INTERNAL", "message": "no"}} lets a method
-take its time and fail, {"mount": true} lets staging mount a tmpfs, {"usage": {"vol-1": [15, 20]}} says how full
-volumes are, in bytes.
+`csi_driver.py DIRECTORY` listens on DIRECTORY/csi-driver.sock; how it tells its calls and what it obeys is said in
+grpc_server.py. It keeps to the promises of a real driver: a stage call goes on when its caller has gone, another one
+for the same volume is ABORTED meanwhile, and a volume that is staged already is a success. DIRECTORY/behaviour may also
+hold {"mount": true}, which lets staging mount a tmpfs, and {"usage": {"vol-1": [15, 20]}}, how full volumes are, in
+bytes.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import threading
-import time
-from concurrent import futures
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import grpc
-from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
+sys.path.insert(0, str(Path(__file__).parents[2]))  # it is started as a script
 
-TEXT, NUMBER, ENUM, MESSAGE, SWITCH = 9, 3, 14, 11, 8  # FieldDescriptorProto.Type
-# message -> field -> (number, type, repeated, name of the message or enum)
-MESSAGES: dict[str, dict[str, tuple[int, int, bool, str]]] = {
-    "Pair": {"key": (1, TEXT, False, ""), "value": (2, TEXT, False, "")},  # an entry of a map, on the wire
-    "MountVolume": {"fs_type": (1, TEXT, False, ""), "mount_flags": (2, TEXT, True, "")},
-    "AccessMode": {"mode": (1, ENUM, False, "Mode")},
-    "VolumeCapability": {"mount": (2, MESSAGE, False, "MountVolume"), "access_mode": (3, MESSAGE, False, "AccessMode")},
+from tests.fakes.grpc_server import (
+    Directory,
+    Messages,
+    enum,
+    integer,
+    message,
+    message_types,
+    refuse,
+    serve,
+    switch,
+    text,
+)
+
+VOLUME = {"volume_id": text(1)}
+MESSAGES: Messages = {
+    "Pair": {"key": text(1), "value": text(2)},  # an entry of a map, on the wire
+    "MountVolume": {"fs_type": text(1), "mount_flags": text(2, repeated=True)},
+    "AccessMode": {"mode": enum(1, "Mode")},
+    "VolumeCapability": {"mount": message(2, "MountVolume"), "access_mode": message(3, "AccessMode")},
     "NodeStageVolumeRequest": {
-        "volume_id": (1, TEXT, False, ""),
-        "publish_context": (2, MESSAGE, True, "Pair"),
-        "staging_target_path": (3, TEXT, False, ""),
-        "volume_capability": (4, MESSAGE, False, "VolumeCapability"),
-        "secrets": (5, MESSAGE, True, "Pair"),
-        "volume_context": (6, MESSAGE, True, "Pair"),
+        **VOLUME,
+        "publish_context": message(2, "Pair", repeated=True),
+        "staging_target_path": text(3),
+        "volume_capability": message(4, "VolumeCapability"),
+        "secrets": message(5, "Pair", repeated=True),
+        "volume_context": message(6, "Pair", repeated=True),
     },
-    "NodeUnstageVolumeRequest": {"volume_id": (1, TEXT, False, ""), "staging_target_path": (2, TEXT, False, "")},
-    "NodeGetVolumeStatsRequest": {"volume_id": (1, TEXT, False, ""), "volume_path": (2, TEXT, False, "")},
-    "VolumeUsage": {
-        "available": (1, NUMBER, False, ""),
-        "total": (2, NUMBER, False, ""),
-        "used": (3, NUMBER, False, ""),
-        "unit": (4, ENUM, False, "Unit"),
-    },
-    "VolumeCondition": {"abnormal": (1, SWITCH, False, ""), "message": (2, TEXT, False, "")},
+    "NodeUnstageVolumeRequest": {**VOLUME, "staging_target_path": text(2)},
+    "NodeGetVolumeStatsRequest": {**VOLUME, "volume_path": text(2)},
+    "VolumeUsage": {"available": integer(1), "total": integer(2), "used": integer(3), "unit": enum(4, "Unit")},
+    "VolumeCondition": {"abnormal": switch(1), "message": text(2)},
     "NodeGetVolumeStatsResponse": {
-        "usage": (1, MESSAGE, True, "VolumeUsage"),
-        "volume_condition": (2, MESSAGE, False, "VolumeCondition"),
+        "usage": message(1, "VolumeUsage", repeated=True),
+        "volume_condition": message(2, "VolumeCondition"),
     },
     "Empty": {},
 }
 ENUMS = {"Mode": ("UNKNOWN", "SINGLE_NODE_WRITER"), "Unit": ("UNIT_UNKNOWN", "BYTES", "INODES")}
 
 
-def message_types() -> dict[str, Any]:
-    """The classes of MESSAGES, made from descriptors."""
-    file = descriptor_pb2.FileDescriptorProto(name="csi.proto", package="csi.v1", syntax="proto3")
-    for name, values in ENUMS.items():
-        enum = file.enum_type.add(name=name)
-        for number, value in enumerate(values):
-            enum.value.add(name=value, number=number)
-    for name, fields in MESSAGES.items():
-        message = file.message_type.add(name=name)
-        for field, (number, type_, repeated, of) in fields.items():
-            added = message.field.add(name=field, number=number, type=type_, label=3 if repeated else 1)
-            if of:
-                added.type_name = f".csi.v1.{of}"
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return {n: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"csi.v1.{n}")) for n in MESSAGES}
-
-
 class Node:
     """The node service."""
 
     def __init__(self, directory: Path) -> None:
-        self.directory, self.types = directory, message_types()
+        self.directory, self.types = Directory(directory), message_types("csi.v1", MESSAGES, ENUMS)
         self.staged: dict[str, str] = {}
         self._in_flight: set[str] = set()
         self._lock = threading.Lock()
 
-    def behaviour(self) -> dict[str, Any]:
-        """What the test asks for now."""
-        path = self.directory / "behaviour"
-        return dict(json.loads(path.read_text())) if path.exists() else {}
+    def guarded(self, name: str, method: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
+        """The method, with one call at a time for each volume."""
 
-    def handlers(self) -> Any:
-        """The gRPC handlers of the methods."""
-        methods = {
-            "NodeStageVolume": (self.stage, "Empty"),
-            "NodeUnstageVolume": (self.unstage, "Empty"),
-            "NodeGetVolumeStats": (self.stats, "NodeGetVolumeStatsResponse"),
-        }
-        table = {
-            name: grpc.unary_unary_rpc_method_handler(
-                self._guarded(name, method),
-                request_deserializer=self.types[f"{name}Request"].FromString,
-                response_serializer=self.types[answer].SerializeToString,
-            )
-            for name, (method, answer) in methods.items()
-        }
-        return grpc.method_handlers_generic_handler("csi.v1.Node", table)
-
-    def _guarded(self, name: str, method: Any) -> Any:
         def handle(request: Any, context: Any) -> Any:
-            told = json_format.MessageToDict(request, preserving_proto_field_name=True)
-            line = {"method": name, "request": told, "left": context.time_remaining(), "at": time.time()}
-            with self._lock, open(self.directory / "calls", "a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-            wanted = self.behaviour().get(name, {})
+            self.directory.tell(name, request, context)
             with self._lock:
                 if request.volume_id in self._in_flight:
-                    context.abort(grpc.StatusCode.ABORTED, f"an operation for {request.volume_id} is in progress")
+                    refuse(context, "ABORTED", f"an operation for {request.volume_id} is in progress")
                 self._in_flight.add(request.volume_id)
             try:
-                time.sleep(wanted.get("seconds", 0.0))
-                if wanted.get("status"):
-                    context.abort(grpc.StatusCode[wanted["status"]], wanted.get("message", "as asked for"))
+                self.directory.obey(name, context)
                 return method(request)
             finally:
                 with self._lock:
@@ -130,7 +89,7 @@ class Node:
     def stage(self, request: Any) -> Any:
         """Mount, if that is asked for."""
         path = request.staging_target_path
-        if request.volume_id not in self.staged and self.behaviour().get("mount"):
+        if request.volume_id not in self.staged and self.directory.behaviour().get("mount"):
             os.makedirs(path, exist_ok=True)
             subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", request.volume_id, path], check=True)
         self.staged[request.volume_id] = path
@@ -138,14 +97,14 @@ class Node:
 
     def unstage(self, request: Any) -> Any:
         """Unmount what is mounted."""
-        if self.staged.pop(request.volume_id, "") and self.behaviour().get("mount"):
+        if self.staged.pop(request.volume_id, "") and self.directory.behaviour().get("mount"):
             subprocess.run(["umount", request.staging_target_path], check=True)
             os.rmdir(request.staging_target_path)
         return self.types["Empty"]()
 
     def stats(self, request: Any) -> Any:
         """Inodes first, as a reader must look for bytes."""
-        used, total = self.behaviour().get("usage", {}).get(request.volume_id, (0, 0))
+        used, total = self.directory.behaviour().get("usage", {}).get(request.volume_id, (0, 0))
         answer = self.types["NodeGetVolumeStatsResponse"]()
         answer.usage.add(unit=2, total=1000, used=1, available=999)
         answer.usage.add(unit=1, total=total, used=used, available=total - used)
@@ -155,13 +114,14 @@ class Node:
 
 def main(directory: Path) -> None:
     """Serve until killed."""
-    path = directory / "csi-driver.sock"
-    path.unlink(missing_ok=True)
-    server = grpc.server(futures.ThreadPoolExecutor(max_workers=16))
-    server.add_generic_rpc_handlers((Node(directory).handlers(),))
-    server.add_insecure_port(f"unix:{path}")
-    server.start()
-    server.wait_for_termination()
+    node = Node(directory)
+    answers = {
+        "NodeStageVolume": (node.stage, "Empty"),
+        "NodeUnstageVolume": (node.unstage, "Empty"),
+        "NodeGetVolumeStats": (node.stats, "NodeGetVolumeStatsResponse"),
+    }
+    methods = {n: (node.guarded(n, method), f"{n}Request", answer) for n, (method, answer) in answers.items()}
+    serve(directory / "csi-driver.sock", "csi.v1.Node", node.types, methods)
 
 
 if __name__ == "__main__":

@@ -154,9 +154,9 @@ CAPABILITIES = (
 
 GMSA = (
     Option(
-        "ECS_GMSA_SUPPORTED", BOOL, windows="true", used_by="acs, engine, init",
-        doc="Group managed service accounts, which this agent neither offers nor runs: a warning says so where the "
-            "credentials fetcher and either a domain-joined instance or a secret for domainless use are there.",
+        "ECS_GMSA_SUPPORTED", BOOL, windows="true", used_by="acs, init",
+        doc="Group managed service accounts: offered where the credentials fetcher and either a domain-joined instance "
+            "or a secret for domainless use are there; domainless ones where the credentials fetcher is.",
     ),
     Option(
         "CREDENTIALS_FETCHER_SECRET_NAME_FOR_DOMAINLESS_GMSA", STRING, windows="not used", used_by="acs",

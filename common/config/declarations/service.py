@@ -108,11 +108,11 @@ FILE_KEYS = (
         doc="Second number of `ECS_TASK_METADATA_RPS_LIMIT`.",
     ),
     Option(
-        "GMSACapable", SWITCH, json="GMSACapable", file_ignored=True, used_by="acs, engine",
+        "GMSACapable", SWITCH, json="GMSACapable", file_ignored=True, used_by="acs",
         doc="Result of the gMSA checks; accepted in the file, but only the checks decide.",
     ),
     Option(
-        "GMSADomainlessCapable", SWITCH, json="GMSADomainlessCapable", file_ignored=True, used_by="acs, engine",
+        "GMSADomainlessCapable", SWITCH, json="GMSADomainlessCapable", file_ignored=True, used_by="acs",
         doc="Result of the checks for domainless gMSA; accepted in the file, but only the checks decide.",
     ),
     Option(

@@ -15,7 +15,8 @@ from common.model.status import TaskStatus
 from common.model.task import Task
 from services.engine.core import outcomes
 from services.engine.core.effects import DockerEvent, Effect, Outcome
-from services.engine.core.progress import advance
+from services.engine.core.prepare import RENEWED
+from services.engine.core.progress import advance, renew
 from services.engine.core.status import set_desired, set_terminal_reason
 from services.engine.core.turn import Decision, Surroundings, Turn
 
@@ -110,6 +111,8 @@ def _credentials(turn: Turn, message: CredentialsArrived) -> None:
     field = "execution_credentials_id" if message.execution else "credentials_id"
     if message.credentials_id and getattr(turn.task, field) != message.credentials_id:
         turn.change_task(**{field: message.credentials_id})
+    if message.execution:
+        renew(turn, [r for r in turn.task.resources if r.detail.get(RENEWED)], "its role has new credentials")
 
 
 def _look(turn: Turn, message: Look) -> None:

@@ -8,6 +8,7 @@ yields exactly one Outcome. An Observation is what Docker said about a container
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Any
 
 from msgspec import Struct
 
@@ -121,7 +122,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     agent: ManagedAgent | None = None  # as it is by now; None = unchanged
     stop_task: bool = False  # the action found that the whole task must stop
     reason: str = ""  # terminal reason of a resource
-    detail: dict[str, str] = {}
+    detail: dict[str, Any] = {}
     docker_answers: bool = True  # the crew's finding (PING) after a failed STOP or REMOVE
 
 

@@ -31,6 +31,10 @@ def _new_uuid() -> str:
     return str(uuid.uuid4())
 
 
+# In Resource.detail, true: the resource is created again whenever the execution role gets new credentials.
+RENEWED = "renewed"
+
+
 class ResourceRule(Struct, frozen=True):
     """Which step of which containers waits for a resource of one kind."""
 
@@ -61,7 +65,7 @@ RESOURCE_RULES: dict[str, ResourceRule] = {
     "asmsecret":      ResourceRule((C.CREATED,),           _has_secrets("asm")),
     "envfile":        ResourceRule((C.CREATED,),           lambda c, r: r.detail.get("container") == c.name),
     "firelens":       ResourceRule((C.CREATED,),           lambda c, r: c.firelens is not None),
-    "credentialspec": ResourceRule((C.CREATED,),           lambda c, r: bool(c.credential_specs)),
+    "credentialspec": ResourceRule((C.CREATED,),           lambda c, r: c.name in r.detail.get("containers", ())),
 }  # fmt: skip
 
 

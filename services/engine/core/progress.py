@@ -7,6 +7,7 @@ Their target is marked as applied, so that no second call is made for it (ECS ag
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from common.errors import NamedError
@@ -85,6 +86,14 @@ def _resources(turn: Turn, found: Pass) -> None:
             turn.change_resource(resource, applied=R.CREATED)
             turn.do(Action.CREATE_RESOURCE, resource.name, f"the task needs {resource.kind} {resource.name}")
             found.moving = True
+
+
+def renew(turn: Turn, resources: Iterable[Resource], why: str) -> None:
+    """Create these resources again, as long as they are there. A renewal that is cut off is found by `applied`."""
+    for resource in resources:
+        if resource.known == R.CREATED and turn.task.known < T.STOPPED:
+            turn.change_resource(resource, applied=R.CREATED)
+            turn.do(Action.CREATE_RESOURCE, resource.name, f"{resource.kind} is renewed: {why}")
 
 
 def _lacks_credentials(turn: Turn, resource: Resource) -> bool:

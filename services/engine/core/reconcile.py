@@ -14,7 +14,7 @@ from services.engine.core.effects import Action, Effect, Outcome
 from services.engine.core.emission import emit_container, emit_task
 from services.engine.core.observe import observed
 from services.engine.core.outcomes import VANISHED, found
-from services.engine.core.progress import advance
+from services.engine.core.progress import advance, renew
 from services.engine.core.turn import Surroundings, Turn
 
 C, R, T = ContainerStatus, ResourceStatus, TaskStatus
@@ -59,12 +59,14 @@ def restored(task: Task, answers: dict[str, Outcome], around: Surroundings) -> D
 
 
 def _refetch(turn: Turn) -> None:
+    cut_off = [r for r in turn.task.resources if r.known == r.applied == R.CREATED]
     for resource in turn.task.resources:
         changes = {"applied": R.NONE}
         before = REFETCHED.get(resource.kind)
         if before is not None and turn.task.known < before and turn.task.desired <= T.RUNNING:
             changes["known"] = R.NONE
         turn.change_resource(resource, **changes)
+    renew(turn, cut_off, "the engine ended before it was done")
 
 
 def _reconcile(turn: Turn, container: Container, answer: Outcome) -> None:

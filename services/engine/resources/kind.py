@@ -67,7 +67,10 @@ class ResourceKind(Protocol):
         """Which resources does the task need? Runs once per task. Raises SetupError with the cause."""
 
     def create(self, task: Task, resource: Resource, host: Host) -> dict[str, Any]:
-        """Make it; must be safe to repeat. Returns what to add to `detail`. Raises ResourceFailed."""
+        """Make it; must be safe to repeat. Returns what to add to `detail`. Raises ResourceFailed.
+
+        With RENEWED in `detail` it is called again for a resource that is there, to bring it up to date.
+        """
 
     def cleanup(self, task: Task, resource: Resource, host: Host) -> None:
         """Remove what `create` made; nothing there is no error. Raises ResourceFailed."""

@@ -15,6 +15,9 @@ from msgspec.structs import replace
 from common.model.task import Resource, Task
 from services.engine.core.effects import SetupError
 from services.engine.resources.cgroup import TaskCgroups
+from services.engine.resources.credential_spec_sources import names_in
+from services.engine.resources.credential_specs import CredentialSpecs
+from services.engine.resources.credentials_fetcher import Fetcher
 from services.engine.resources.environment_files import EnvironmentFiles
 from services.engine.resources.firelens import Firelens
 from services.engine.resources.kind import Host, ResourceFailed, ResourceKind
@@ -34,7 +37,6 @@ AMEND = ("firelens", "ssmsecret", "asmsecret", "credentialspec", "envfile")
 
 NAMED_BY_AGENT = frozenset(SET_UP) - {"dockerVolume"}
 
-CREDENTIAL_SPECS = ("credentialspec:", "credentialspecdomainless:")
 SERVICE_CONNECT = "serviceconnectdetail"
 
 Needs = Callable[[Task], bool]
@@ -59,7 +61,7 @@ NEEDS: dict[str, tuple[Needs, str]] = {
     "envfile": (lambda task: any(c.environment_files for c in task.containers), "environment files"),
     "firelens": (lambda task: any(c.firelens is not None for c in task.containers), "a FireLens log router"),
     "credentialspec": (
-        lambda task: any(s.startswith(CREDENTIAL_SPECS) for c in task.containers for s in c.credential_specs),
+        lambda task: bool(names_in(task)),
         "credential specs (gMSA)",
     ),
     "efs": (_volume_of("efs"), "Amazon EFS volumes"),
@@ -78,8 +80,11 @@ def _distinct(task: Task, resource: Resource) -> Resource:
     return replace(resource, name=f"{resource.kind}:{resource.name}")
 
 
-def standard() -> tuple[ResourceKind, ...]:
-    """The kinds of this agent. Both secret kinds and the log router share the values, which are in memory only."""
+def standard(credential_specs: CredentialSpecs | None = None) -> tuple[ResourceKind, ...]:
+    """The kinds of this agent. Both secret kinds and the log router share the values, which are in memory only.
+
+    Without `credential_specs` there is no credentials fetcher: a task that needs one stops and says so.
+    """
     values = SecretValues()
     return (
         TaskCgroups(),
@@ -88,6 +93,7 @@ def standard() -> tuple[ResourceKind, ...]:
         AsmSecrets(values),
         DockerVolumes(),
         Firelens(values),
+        credential_specs or CredentialSpecs(Fetcher("")),
         EnvironmentFiles(),
     )
 

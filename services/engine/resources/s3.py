@@ -85,3 +85,14 @@ def download(client: aws.Client, wanted: Object, writer: Writer) -> None:
 
     with aws.deadline(DOWNLOAD_SECONDS):
         client.call("get_object", read, Bucket=wanted.bucket, Key=wanted.key)
+
+
+def content(client: aws.Client, wanted: Object, longest: int) -> bytes:
+    """The object's bytes, for objects of up to `longest` bytes. Raises AwsError."""
+    with aws.deadline(DOWNLOAD_SECONDS):
+        found: bytes = client.call(
+            "get_object", lambda answer: answer["Body"].read(longest + 1), Bucket=wanted.bucket, Key=wanted.key
+        )
+    if len(found) > longest:
+        raise aws.AwsError(f"the object {wanted.key} of bucket {wanted.bucket} has more than {longest} bytes")
+    return found

@@ -99,7 +99,7 @@ class AsmSecrets:
         if role is None:
             raise ResourceFailed("ASM secret resource: unable to find execution role credentials")
         wanted = _secrets(task)
-        clients = {region: _client(region, role) for region in dict.fromkeys(s.region for s in wanted.values())}
+        clients = {region: client_in(region, role) for region in dict.fromkeys(s.region for s in wanted.values())}
         found = aws.in_parallel([partial(_settled, clients[secret.region], secret) for secret in wanted.values()])
         failures = [failure for _, failure in found if failure]
         if failures:
@@ -121,7 +121,8 @@ def _secrets(task: Task) -> dict[str, Secret]:
     return {key_of(s): s for c in task.containers for s in c.secrets if s.provider == PROVIDER}
 
 
-def _client(region: str, role: Credentials) -> aws.Client:
+def client_in(region: str, role: Credentials) -> aws.Client:
+    """Secrets Manager in a region. Raises ResourceFailed."""
     try:
         return aws.Client("secretsmanager", region, role)
     except aws.AwsError as error:
@@ -205,7 +206,7 @@ def _parameters(task: Task) -> dict[str, str]:
 
 
 def _auth(parameter: str, region: str, role: Credentials) -> dict[str, str]:
-    client = _client(region, role)
+    client = client_in(region, role)
     try:
         with aws.deadline(aws.CALL_SECONDS):
             answer = client.call("get_secret_value", SecretId=parameter)

@@ -76,15 +76,20 @@ def _client(region: str, role: Credentials, host: Host) -> aws.Client:
 
 
 def _fetch(client: aws.Client, names: Sequence[str]) -> dict[str, str]:
-    prefix = f"fetching secret data from SSM Parameter Store in {client.region}: "
     try:
-        with aws.deadline(aws.CALL_SECONDS):
-            answer = client.call("get_parameters", Names=list(names), WithDecryption=True)
+        found = parameters(client, names)
     except aws.AwsError as error:
-        raise ResourceFailed(f"{prefix}{error}") from error
+        raise ResourceFailed(f"fetching secret data from SSM Parameter Store in {client.region}: {error}") from error
+    return {f"{p.get('Name', '')}_{client.region}": str(p.get("Value") or "") for p in found}
+
+
+def parameters(client: aws.Client, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The parameters of these names, decrypted. Raises AwsError, also when one of them does not exist."""
+    with aws.deadline(aws.CALL_SECONDS):
+        answer = client.call("get_parameters", Names=list(names), WithDecryption=True)
     if not answer:
-        raise ResourceFailed(f"{prefix}empty response")
+        raise aws.AwsError("empty response")
     invalid = answer.get("InvalidParameters") or []
     if invalid:
-        raise ResourceFailed(f"{prefix}invalid parameters: {','.join(invalid)}")
-    return {f"{p.get('Name', '')}_{client.region}": str(p.get("Value") or "") for p in answer.get("Parameters") or []}
+        raise aws.AwsError(f"invalid parameters: {','.join(invalid)}")
+    return list(answer.get("Parameters") or [])

@@ -29,8 +29,10 @@ from common.model.task import Container, Task
 from services.engine.docker.hands import Hands
 from services.engine.docker.settings import Settings
 from services.engine.engine import Engine
+from services.engine.resources.registry import Registry
 from services.engine.restore import restore
 from tests.fakes import images
+from tests.fakes.aws import FakeAws
 from tests.fakes.docker_proxy import DockerProxy
 from tests.fakes.hands import FakeDocker, FakeHands
 
@@ -152,14 +154,18 @@ class DockerHost:
         self.upstream = upstream
         self.stopping = gevent.event.Event()
         self.engine: Engine | None = None
+        self.options: dict[str, str] = {}  # of the configuration, beside what the settings of the hands say
+        self.make_registry: Callable[[], Registry] = Registry  # the kinds of resources, without a memory at each start
 
     def start(self, direct: bool = False, **settings: Any) -> Engine:
         """Start an engine that sees Docker through the proxy, or not."""
         chosen = {"limits": False, "pull_behavior": "prefer-cached", "region": "us-west-2", "cluster": "default"}
         bus: Any = self.bus
         address = self.upstream if direct else self.proxy.address
-        hands = Hands(None, bus, settings=Settings(**{**chosen, **settings}), address=address)
-        config = load({"ECS_IMAGE_PULL_BEHAVIOR": str(settings.get("pull_behavior", "prefer-cached"))})
+        registry = self.make_registry()
+        hands = Hands(None, bus, settings=Settings(**{**chosen, **settings}), address=address, registry=registry)
+        behavior = str(settings.get("pull_behavior", "prefer-cached"))
+        config = load({"ECS_IMAGE_PULL_BEHAVIOR": behavior, **self.options})
         self.engine = Engine(config, bus, hands, hands.facts(), SystemClock(), self.stopping.is_set)
         hands.on_pull_began = self.engine.pull_began
         restore(self.engine)
@@ -172,6 +178,12 @@ class DockerHost:
         if self.engine is not None:
             self.engine.hands.api.away_seconds = 0.0  # type: ignore[attr-defined]
             self.engine.stop(2.0)
+
+    def restart(self) -> Engine:
+        """As the supervisor does."""
+        self.stop()
+        self.stopping = gevent.event.Event()
+        return self.start()
 
     def task(self, name: str, command: str = "trap 'exit 0' TERM; sleep 3600 & wait $!", **more: Any) -> Task:
         """A task of one container without a network."""
@@ -236,6 +248,17 @@ class DockerHost:
         """Whether Docker says that the container's process runs."""
         id_ = self.container(task).docker_id
         return bool(id_) and self.docker("inspect", "-f", "{{.State.Running}}", id_) == "true"
+
+
+@pytest.fixture
+def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeAws]:
+    """AWS as the engine sees it; nothing is in it."""
+    fake = FakeAws()
+    fake.start()
+    for name, value in fake.environment.items():
+        monkeypatch.setenv(name, value)
+    yield fake
+    fake.stop()
 
 
 @pytest.fixture(scope="session")

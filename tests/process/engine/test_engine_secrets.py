@@ -8,27 +8,15 @@ from common.bus import Change
 from common.model.agent import Credentials
 from common.model.status import TaskStatus
 from common.model.task import Secret
-from tests.fakes.aws import FakeAws
 
 pytestmark = pytest.mark.docker
 
 VALUE = "the-password-that-nobody-keeps"
 
 
-@pytest.fixture
-def cloud(monkeypatch):
-    """Parameter Store with one value."""
-    fake = FakeAws()
-    fake.start()
-    for name, value in fake.environment.items():
-        monkeypatch.setenv(name, value)
-    fake.parameters = {"/password": VALUE}
-    yield fake
-    fake.stop()
-
-
 def test_a_resolved_secret_is_never_in_the_durable_store(docker_host, cloud, eventually):
     """No commit of the task's whole life carries the value, although the container has it."""
+    cloud.parameters = {"/password": VALUE}
     commits = []
     commit = docker_host.bus.durable.commit
     docker_host.bus.durable.commit = lambda change, *rest: (commits.append(repr(change.commands)), commit(change))[1]

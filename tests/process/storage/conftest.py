@@ -75,6 +75,19 @@ class Host:
         with open(self.log, "ab") as log:
             self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
 
+    def begin(self, **behaviour: Any) -> str:
+        """A volume is announced that can be mounted at once, and the process starts; the attachment's ARN.
+
+        `behaviour` is the driver's, which is started here.
+        """
+        self.plug(nvme1n1="vol0abc")
+        self.driver_runs()
+        self.driver.behave(**behaviour)
+        self.driver.start()
+        arn = self.announce()
+        self.start()
+        return arn
+
     def kill(self) -> None:
         """SIGKILL."""
         if self._process is not None:
@@ -167,3 +180,11 @@ def host(run_dir: Path, redis_servers: object, driver: FakeDriver) -> Iterator[H
 
 
 Eventually = Callable[..., object]
+
+
+@pytest.fixture
+def mounted(host: Host, eventually: Eventually) -> Host:
+    """A machine whose one volume is mounted."""
+    host.begin()
+    eventually(host.is_staged, 5)
+    return host

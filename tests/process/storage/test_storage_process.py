@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from itertools import pairwise
-from pathlib import Path
 
 from msgspec.structs import replace
 
@@ -92,12 +91,7 @@ def test_a_crash_after_asking_for_the_driver_asks_for_the_same_one(host: Host, e
 
 def test_a_slow_stage_is_repeated_until_the_driver_is_done(host: Host, driver: FakeDriver, eventually: Eventually):
     """Formatting takes longer than one call may; the driver goes on meanwhile (trap 24)."""
-    host.plug(nvme1n1="vol0abc")
-    host.driver_runs()
-    driver.behave(NodeStageVolume={"seconds": 0.8})
-    driver.start()
-    host.announce()
-    host.start()
+    host.begin(NodeStageVolume={"seconds": 0.8})
     eventually(lambda: driver.calls(STAGE))
     driver.behave()
     eventually(host.is_staged, 8)
@@ -110,39 +104,23 @@ def test_a_task_that_stops_while_its_volume_is_staged_leaves_no_mount(
     host: Host, driver: FakeDriver, eventually: Eventually
 ):
     """The stage call is waited for, then undone; the driver refuses two calls for one volume at a time."""
-    host.plug(nvme1n1="vol0abc")
-    host.driver_runs()
-    driver.behave(NodeStageVolume={"seconds": 0.4})
-    driver.start()
-    host.announce()
-    host.start()
+    host.begin(NodeStageVolume={"seconds": 0.4})
     eventually(lambda: driver.calls(STAGE))
     host.task(TaskStatus.STOPPED)
     eventually(lambda: host.volume() is None, 6)
     assert [c["method"] for c in driver.calls()] == [STAGE, UNSTAGE]
 
 
-def test_an_attachment_that_expires_gives_its_volume_back(host: Host, driver: FakeDriver, eventually: Eventually):
+def test_an_attachment_that_expires_gives_its_volume_back(mounted: Host, driver: FakeDriver, eventually: Eventually):
     """R59: ECS was not told in time and will detach it. The reference leaves it mounted."""
-    host.plug(nvme1n1="vol0abc")
-    host.driver_runs()
-    driver.start()
-    host.announce()
-    host.start()
-    eventually(host.is_staged, 5)
-    host.withdraw()
-    eventually(lambda: host.volume() is None, 5)
+    mounted.withdraw()
+    eventually(lambda: mounted.volume() is None, 5)
     assert [c["method"] for c in driver.calls()] == [STAGE, UNSTAGE]
 
 
 def test_a_killed_storage_takes_up_what_it_left(host: Host, driver: FakeDriver, eventually: Eventually):
     """kill -9 while staging, while mounted, and while the task stops."""
-    host.plug(nvme1n1="vol0abc")
-    host.driver_runs()
-    driver.behave(NodeStageVolume={"seconds": 0.8})
-    driver.start()
-    host.announce()
-    host.start()
+    host.begin(NodeStageVolume={"seconds": 0.8})
     eventually(lambda: driver.calls(STAGE))
     host.kill()
     assert host.volume() is not None and not host.is_staged()
@@ -177,12 +155,7 @@ def test_a_volume_that_cannot_be_unmounted_is_given_up_within_its_time(
     host: Host, driver: FakeDriver, eventually: Eventually
 ):
     """Spec 05 §4.4, with shorter times (2 s, pauses from 1 s): two attempts, then an error that says what to do."""
-    host.plug(nvme1n1="vol0abc")
-    host.driver_runs()
-    driver.behave(NodeUnstageVolume={"status": "INTERNAL", "message": "target is busy"})
-    driver.start()
-    host.announce()
-    host.start()
+    host.begin(NodeUnstageVolume={"status": "INTERNAL", "message": "target is busy"})
     eventually(host.is_staged, 5)
     host.task(TaskStatus.STOPPED)
     began = time.monotonic()
@@ -194,19 +167,13 @@ def test_a_volume_that_cannot_be_unmounted_is_given_up_within_its_time(
 
 
 def test_a_volume_that_comes_again_for_another_task_is_mounted_again(
-    host: Host, driver: FakeDriver, eventually: Eventually
+    mounted: Host, driver: FakeDriver, eventually: Eventually
 ):
     """The reference ignores a known volume id for ever. The first mount ends before the second begins."""
-    host.plug(nvme1n1="vol0abc")
-    host.driver_runs()
-    driver.start()
-    host.announce()
-    host.start()
-    eventually(host.is_staged, 5)
-    host.task(TaskStatus.STOPPED)
-    host.withdraw()
-    second = host.announce(task=USER + "-2", id_="a2")
-    eventually(lambda: (v := host.volume()) is not None and v.staged and v.attachment_arn == second, 6)
+    mounted.task(TaskStatus.STOPPED)
+    mounted.withdraw()
+    second = mounted.announce(task=USER + "-2", id_="a2")
+    eventually(lambda: (v := mounted.volume()) is not None and v.staged and v.attachment_arn == second, 6)
     assert [c["method"] for c in driver.calls()] == [STAGE, UNSTAGE, STAGE]
 
 
@@ -221,23 +188,17 @@ def test_a_directory_outside_of_that_for_volumes_is_refused(host: Host, driver: 
     assert host.volume() is None and driver.calls() == []
 
 
-def test_a_store_that_lost_its_data_costs_no_mounted_volume(
-    host: Host, driver: FakeDriver, redis_servers: tuple[object, object], eventually: Eventually, run_dir: Path
-):
+def test_a_store_that_lost_its_data_costs_no_mounted_volume(mounted: Host, driver: FakeDriver, eventually: Eventually):
     """Absent documents prove nothing until the others have written theirs again."""
-    host.plug(nvme1n1="vol0abc")
-    arn = host.driver_runs()
-    driver.start()
-    host.announce()
-    host.start()
-    eventually(host.is_staged, 5)
-    host.bus.durable.call(lambda client: client.flushall())
-    eventually(lambda: "the durable store has lost its data" in host.log.read_text(), 8)
-    eventually(host.is_staged, 5)
-    document = eventually(lambda: host.bus.durable.get(keys.VOLUME_DRIVER, keys.VOLUME_DRIVER_ID))
-    assert document.task_arn == arn  # type: ignore[attr-defined]
+    store = mounted.bus.durable
+    before = store.get(keys.VOLUME_DRIVER, keys.VOLUME_DRIVER_ID)
+    store.call(lambda client: client.flushall())
+    eventually(lambda: "the durable store has lost its data" in mounted.log.read_text(), 8)
+    eventually(mounted.is_staged, 5)
+    document = eventually(lambda: store.get(keys.VOLUME_DRIVER, keys.VOLUME_DRIVER_ID))
+    assert before is not None and document.task_arn == before.task_arn  # type: ignore[attr-defined]
     time.sleep(0.6)
     assert [c["method"] for c in driver.calls()] == [STAGE]
-    volume = host.volume()
+    volume = mounted.volume()
     assert volume is not None
-    host.bus.durable.commit(Change().save(keys.VOLUME, "other", replace(volume, revision=1)))  # and it writes no more
+    store.commit(Change().save(keys.VOLUME, "other", replace(volume, revision=1)))  # and it writes no more

@@ -133,11 +133,6 @@ def test_volumes_are_offered_where_their_driver_is_installed():
     ("host", "env", "option"),
     [
         (HOST, {"ECS_ENABLE_TASK_ENI": "true", "ECS_AWSVPC_BLOCK_IMDS": "true"}, "ECS_ENABLE_TASK_ENI"),
-        (
-            HOST,
-            {"ECS_GMSA_SUPPORTED": "true", "ZZZ_SKIP_DOMAIN_JOIN_CHECK_NOT_SUPPORTED_IN_PRODUCTION": "true"},
-            "ECS_GMSA_SUPPORTED",
-        ),
     ],
 )
 def test_what_the_engine_refuses_is_not_offered_and_the_option_is_named(host, env, option):
@@ -147,6 +142,33 @@ def test_what_the_engine_refuses_is_not_offered_and_the_option_is_named(host, en
     (sentence,) = not_offered(s.config, s.host)
     assert sentence.startswith(option)
     assert not_offered(situation().config, HOST) == []
+
+
+@pytest.mark.parametrize(
+    ("env", "offered"),
+    [
+        ({}, []),
+        ({"ECS_GMSA_SUPPORTED": "true", "CREDENTIALS_FETCHER_HOST_DIR": "/none"}, []),
+        ({"ECS_GMSA_SUPPORTED": "true", "CREDENTIALS_FETCHER_HOST_DIR": "/"}, ["gmsa-domainless"]),
+        (
+            {
+                "ECS_GMSA_SUPPORTED": "true", "CREDENTIALS_FETCHER_HOST_DIR": "/",
+                "ECS_DOMAIN_JOINED_LINUX_INSTANCE": "true",
+            },
+            ["gmsa", "gmsa-domainless"],
+        ),
+        (
+            {"ECS_GMSA_SUPPORTED": "true", "ZZZ_SKIP_DOMAIN_JOIN_CHECK_NOT_SUPPORTED_IN_PRODUCTION": "true"},
+            ["gmsa"],
+        ),
+    ],
+)  # fmt: skip
+def test_service_accounts_are_offered_where_their_tickets_can_be_had(env, offered):
+    """Spec 01 §2.6, §6.5: after the files of log routers, before the volume plugin's capabilities."""
+    found = names(situation(ECS_VOLUME_PLUGIN_CAPABILITIES='["efsAuth"]', **env))
+    assert [n for n in found if n.startswith("gmsa")] == offered
+    at = found.index("firelens.options.config.s3") + 1
+    assert found[at : at + len(offered) + 1] == [*offered, "efsAuth"]
 
 
 def test_plugins_and_devices_are_named():

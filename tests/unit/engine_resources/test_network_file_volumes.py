@@ -186,8 +186,6 @@ FSX = "FSx for Windows File Server volumes"
         (Task(arn=ARN, network_mode="awsvpc"), "network mode awsvpc (task network interfaces)"),
         (Task(arn=ARN, attachments=(Attachment(type="serviceconnectdetail"),)), "Service Connect"),
         (Task(arn=ARN, volumes=(Volume(name="v", type="fsxWindowsFileServer"),)), FSX),
-        (Task(arn=ARN, containers=(Container(name="a", credential_specs=("credentialspec:file://x",)),)),
-         "credential specs (gMSA)"),
     ],
 )  # fmt: skip
 def test_what_this_agent_cannot_do_refuses_the_task_in_words(task: Task, what: str) -> None:
