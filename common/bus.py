@@ -141,7 +141,13 @@ class Store:
         self._sha = ""
         self._was_down = False
 
-    def _connect(self, timeout: float | None) -> Client:
+    def _connect(self, timeout: float | None, connected: Callable[[], None] | None = None) -> Client:
+        def connect(connection: redis.Connection) -> None:
+            connection.on_connect()
+            if connected is not None:
+                connected()
+
+        hook: Any = None if connected is None else connect  # which the library calls with the connection
         # Our own loop retries (it can be told to stop); the library's would hold a caller for seconds.
         return redis.Redis(
             unix_socket_path=self.path,
@@ -150,6 +156,7 @@ class Store:
             retry=Retry(NoBackoff(), 0),
             protocol=2,
             max_connections=512,
+            redis_connect_func=hook,
         )
 
     # -- calls ---------------------------------------------------------------------------------
@@ -279,9 +286,9 @@ class Store:
         """A reader of the change feed, from now on."""
         return FeedReader(self)
 
-    def blocking_client(self) -> Client:
-        """A client of its own for blocking reads, without a read time-out."""
-        return self._connect(None)
+    def blocking_client(self, connected: Callable[[], None] | None = None) -> Client:
+        """A client of its own for blocking reads, without a read time-out. `connected` is told of each connection."""
+        return self._connect(None, connected)
 
 
 class Consumer:
@@ -348,8 +355,14 @@ class FeedReader:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._client: Client = store.blocking_client()
+        self._client: Client = store.blocking_client(self._connected)
         self._last = ""
+        self._anew = False
+
+    def _connected(self) -> None:
+        # The library replaces a connection that broke between two reads without a word, and the server behind the new
+        # one may have lost what the old one had.
+        self._anew = True
 
     def read(self, block_seconds: float = 5.0, count: int = 1000) -> list[FeedItem]:
         """The next changes; [RESET] when all documents must be read anew; [] when nothing happened."""
@@ -358,6 +371,8 @@ class FeedReader:
                 return self._start()
             block = max(1, int(block_seconds * 1000))
             reply = self._client.xread({keys.FEED: self._last}, count, block)
+            if self._anew:
+                return self._start()
             if reply and len(reply[0][1]) == count and self._trimmed():
                 return self._start()
             if not reply and self._rewound():
@@ -375,6 +390,7 @@ class FeedReader:
 
     def _start(self) -> list[FeedItem]:
         self._last = self._newest()
+        self._anew = False
         self.store._back()
         return [RESET]
 

@@ -163,6 +163,7 @@ class Source:
         kinds = (CREDENTIALS, SESSION)
         self.volatile = Follower(volatile, kinds, self._volatile_apply(), self._held, VOLATILE_PAUSE_SECONDS)
         self.changed = gevent.event.Event()  # a task or the instance changed; whoever waits for it clears it
+        self.registered = gevent.event.Event()  # the instance has an ARN
         self._budget = Bucket(LOOK_RATE, LOOK_BURST)
         self._looks: dict[tuple[str, str], gevent.Greenlet] = {}
 
@@ -210,6 +211,10 @@ class Source:
         if instance is not None and instance != self.view.instance:
             self.view.set_instance(instance)
             self.changed.set()
+            if instance.arn:
+                self.registered.set()
+            else:
+                self.registered.clear()
 
     def _apply_facts(self, _id: str, facts: Any) -> None:
         if facts is not None:

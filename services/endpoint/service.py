@@ -148,7 +148,9 @@ class Endpoint:
         patience = time.monotonic() + DURABLE_SECONDS
         # Not with the ARN alone: a request between the instance and the tasks would find none of them.
         while not (self.view.instance.arn and self.source.complete):
-            if self.context.stopping.wait(POLL_SECONDS):
+            awaited = self.source.registered if self.source.complete else self.source.durable.loaded
+            gevent.wait([awaited, self.context.stopping], timeout=POLL_SECONDS, count=1)
+            if self.context.stopping.is_set():
                 return False
             if not self.source.complete and time.monotonic() > patience:
                 patience = float("inf")

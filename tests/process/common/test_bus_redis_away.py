@@ -67,6 +67,23 @@ def test_a_feed_reader_reloads_after_the_volatile_store_lost_its_data(run_dir, r
     assert bus.volatile.get(keys.SESSION, "acs") is None
 
 
+def test_a_feed_reader_notices_a_server_that_was_replaced_between_two_reads(run_dir, redis_servers):
+    """redis-py connects anew without a word, and the new server's entries look like a continuation of the old one's."""
+    _, volatile = redis_servers
+    bus = Bus(str(run_dir))
+    feed = bus.volatile.feed()
+    assert feed.read(0.05) == [RESET]
+    bus.volatile.commit(Change().save(keys.SESSION, "a", Session(revision=1)))
+    assert [i.id for i in feed.read(0.05)] == ["a"]
+    volatile.kill()
+    volatile.start()
+    bus.volatile.commit(Change().save(keys.SESSION, "b", Session(revision=1)))
+    assert RESET in feed.read(0.05)
+    assert feed.read(0.05) == []
+    bus.volatile.commit(Change().save(keys.SESSION, "c", Session(revision=1)))
+    assert [i.id for i in feed.read(0.05)] == ["c"]
+
+
 def test_the_durable_store_keeps_its_epoch_across_a_kill(run_dir, redis_servers):
     """A restart with the data still there must not make anybody publish everything again."""
     durable, _ = redis_servers
