@@ -118,7 +118,8 @@ class Outlet(logging.Handler):
     """stdout of a process with an event loop: what one turn of the loop logs is written at its end, in one piece.
 
     The supervisor wakes up for each write, and on a busy machine it does so before the writer may go on. A warning or
-    worse is written at once, with all that came before: it may be the last that is heard of this process.
+    worse is written at once, with all that came before: it may be the last that is heard of this process. A process
+    that is killed takes what it had said in that very turn with it.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -129,7 +130,11 @@ class Outlet(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep the line for the end of the turn, or write it now."""
-        line = self.format(record) + "\n"
+        try:
+            line = self.format(record) + "\n"
+        except Exception:
+            self.handleError(record)  # a message and arguments that do not fit each other cost this line alone
+            return
         if threading.get_native_id() != self._thread:
             self._write(line)  # this thread must not touch the loop
             return
@@ -148,8 +153,10 @@ class Outlet(logging.Handler):
             self._write("".join(lines))
 
     def _write(self, text: str) -> None:
+        # What this encoding does not have, a lone surrogate of a file's name perhaps, must not cost the other lines.
+        encoding = self._stream.encoding or "utf-8"
         with suppress(OSError):  # nobody reads any more, and there is no other place to say so
-            self._stream.write(text)
+            self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
             self._stream.flush()
 
 

@@ -142,6 +142,17 @@ def test_a_warning_is_written_at_once_with_what_came_before(outlet):
     assert pipe.writes == ["a\nb\n"]
 
 
+def test_a_line_that_cannot_be_made_or_written_costs_nothing_else(outlet, capfd):
+    """A wrong argument is told on stderr, as logging does; a lone surrogate is written as an escape."""
+    log, pipe = outlet
+    log.info("before")
+    log.info("%d tasks", "three")
+    log.info("a file named \udcff")
+    gevent.sleep(0)
+    assert pipe.writes == ["before\na file named \\udcff\n"]
+    assert "'three'" in capfd.readouterr().err
+
+
 def test_another_thread_writes_for_itself(outlet):
     """The loop belongs to the first thread; neither loses a line."""
     log, pipe = outlet
