@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-# "/rotatingcreds" is the home directory of the host's root user, where ECS Anywhere keeps credentials (spec 09 §8.4).
+import os
+
 CONTAINER_PATHS = {
     "/log": "/var/log/ecs",
     "/data": "/var/lib/ecs/data",
@@ -10,7 +11,7 @@ CONTAINER_PATHS = {
     "/host/sbin": "/sbin",
     "/managed-agents": "/var/lib/ecs/deps",
     "/images": "/usr/share/ecs-init/images",
-    "/rotatingcreds": "/root/.aws",
+    "/rotatingcreds": os.path.expanduser("~root/.aws"),  # where ECS Anywhere keeps credentials
 }
 
 
