@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from wsgiref.types import StartResponse
 
 import gevent
+import pytest
 from gevent.pywsgi import WSGIServer
 
 CREDENTIAL = re.compile(r"Credential=([^/]+)/\d+/([^/]+)/([^/]+)/")
@@ -58,6 +60,17 @@ class FakeAws:
     def environment(self) -> dict[str, str]:
         """The variables that send an agent here."""
         return {f"AWS_ENDPOINT_URL_{name}": f"http://127.0.0.1:{self._server.server_port}" for name in SERVICES}
+
+    @contextmanager
+    def serving(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeAws]:
+        """Serve, with the environment saying so."""
+        self.start()
+        try:
+            for name, value in self.environment.items():
+                monkeypatch.setenv(name, value)
+            yield self
+        finally:
+            self.stop()
 
     def asked(self, operation: str) -> list[Call]:
         """The calls of one operation."""

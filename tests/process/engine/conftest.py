@@ -253,12 +253,8 @@ class DockerHost:
 @pytest.fixture
 def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeAws]:
     """AWS as the engine sees it; nothing is in it."""
-    fake = FakeAws()
-    fake.start()
-    for name, value in fake.environment.items():
-        monkeypatch.setenv(name, value)
-    yield fake
-    fake.stop()
+    with FakeAws().serving(monkeypatch) as fake:
+        yield fake
 
 
 @pytest.fixture(scope="session")

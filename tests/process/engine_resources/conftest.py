@@ -76,15 +76,11 @@ class Bench:
 @pytest.fixture
 def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeAws]:
     """The fake AWS, which the environment names; role credentials that are absent are not waited for."""
-    fake = FakeAws()
-    fake.start()
-    for name, value in fake.environment.items():
-        monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDINSTANCE")  # must never be used for a task
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "instance")
     monkeypatch.setattr(aws, "CREDENTIALS_SECONDS", 0.0)
-    yield fake
-    fake.stop()
+    with FakeAws().serving(monkeypatch) as fake:
+        yield fake
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,9 +30,16 @@ def test_what_is_written_is_read(values):
 
 @given(st.binary(max_size=30))
 def test_whatever_comes_is_a_message_or_a_value_error(data):
-    """A server may send anything."""
+    """A server may send anything: the fields lie in what came, one after the other, or it is refused."""
     try:
-        list(protobuf.fields(data))
-        protobuf.strings(data, 1)
+        found = list(protobuf.fields(data))
     except ValueError:
+        with pytest.raises(ValueError):
+            protobuf.strings(data, 1)
         return
+    texts = [value for number, value in found if number == 1 and isinstance(value, bytes)]
+    assert len(found) + sum(len(value) for _, value in found if isinstance(value, bytes)) <= len(data)
+    try:
+        assert [text.encode() for text in protobuf.strings(data, 1)] == texts
+    except UnicodeDecodeError:
+        assert any(text.decode(errors="replace").encode() != text for text in texts)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import gevent
 
 from common import keys
@@ -51,9 +53,12 @@ def test_a_change_is_taken_in_at_once(eventually):
     """A task that starts changes six times: no pause lies between any of them and the view."""
     store = Store()
     follower, seen = following(store)
+    began = time.monotonic()
     for number in range(6):
         store.change(number)
-        eventually(lambda number=number: seen.get(f"t{number % 3}") == number, CROWD_PAUSE_SECONDS / 2, pause=0.001)
+        eventually(lambda number=number: seen.get(f"t{number % 3}") == number, pause=0.001)
+    assert time.monotonic() - began < 3 * CROWD_PAUSE_SECONDS, "with a pause after each it would be five at least"
+    assert seen == {"t0": 3, "t1": 4, "t2": 5}
     follower.stop()
 
 

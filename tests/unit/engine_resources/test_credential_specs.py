@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from common import grpc
+from common import grpc, protobuf
 from common.config import load
 from common.model.agent import DockerFacts
 from common.model.task import Container, Resource, Task
@@ -367,11 +367,18 @@ def test_a_call_is_tried_three_times_where_that_may_help(status: str, monkeypatc
 def test_a_lease_that_is_gone_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cleanup may be repeated after a crash."""
 
-    def call(*_: Any) -> bytes:
-        raise grpc.GrpcError("NOT_FOUND", "no such lease")
+    asked: list[bytes] = []
+
+    def call(_socket: str, method: str, request: bytes, *_: Any) -> bytes:
+        asked.append(request)
+        raise grpc.GrpcError("NOT_FOUND", f"{method}: no such lease")
 
     monkeypatch.setattr(grpc, "call", call)
-    Fetcher("/fetcher.sock").delete("1")
+    fetcher = Fetcher("/fetcher.sock")
+    fetcher.delete("1")
+    assert asked == [protobuf.text(1, "1")], "asked once, and its answer is no failure"
+    with pytest.raises(FetcherFailed, match="no such lease"):
+        fetcher.add(["{}"])  # of any other call it is one
 
 
 def test_without_a_fetcher_the_option_is_named() -> None:
