@@ -67,6 +67,7 @@ others: install-test
 	$(BIN)/pytest $(OTHERS)
 
 test: install-test
+	@packaging/dev/bootstrap docker
 	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target row others quick
 	$(BIN)/pytest $(ALONE) tests/system
 
