@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 TARGET = "AmazonEC2ContainerServiceV20141113"
 OPERATION = "DiscoverPollEndpoint"
-ACS, TCS = "endpoint", "telemetryEndpoint"  # members of the answer
+ACS, TCS, SERVICE_CONNECT = "endpoint", "telemetryEndpoint", "serviceConnectEndpoint"  # members of the answer
 WORDS = {ACS: "endpoint", TCS: "telemetry endpoint"}
 KEPT_SECONDS = 12 * 3600.0
 CALL_SECONDS = 126.0  # three attempts of 42 s

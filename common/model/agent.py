@@ -27,6 +27,7 @@ class Instance(Document, frozen=True, kw_only=True):
     manifest_sequence: int = 0
     registered_at: float = 0.0
     acs_endpoint: str = ""  # of the last answer of DiscoverPollEndpoint
+    service_connect_endpoint: str = ""  # of the same
 
 
 class DockerFacts(Document, frozen=True, kw_only=True):
@@ -53,6 +54,7 @@ class DockerFacts(Document, frozen=True, kw_only=True):
     reserved_memory_mib: int = 0
     pause_image_loaded: bool = False  # amazon/amazon-ecs-pause:0.1.0 is there: pid and ipc namespaces can be shared
     volume_driver_loaded: bool = False  # the image of the EBS driver is there
+    service_connect_loaded: bool = False  # that of the Service Connect agent is there
 
 
 class Sent(Document, frozen=True, kw_only=True):

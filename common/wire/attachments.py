@@ -8,14 +8,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from common.model.task import Attachment
+from common.serviceconnect import ATTACHMENT as SERVICE_CONNECT
+from common.serviceconnect import CONFIG as SC_CONFIG
+from common.serviceconnect import CONTAINER_NAME as SC_CONTAINER
 from common.wire import jsontext
 from common.wire.invalid import InvalidTask
 from common.wire.shapes import Mismatch, integer, list_of, string, struct
 
 log = logging.getLogger(__name__)
 
-SERVICE_CONNECT = "serviceconnectdetail"
-SC_CONFIG, SC_CONTAINER = "ServiceConnectConfig", "ContainerName"
 PORT_MAX = 65535
 
 # attachment type -> required properties, optional properties, where it is parsed, short name, name in "empty value"
@@ -95,7 +96,7 @@ def _check_service_connect(properties: Mapping[str, str], mode: str, containers:
             f"key: {str(has_config).lower()}, found service connect container name key: {str(has_name).lower()}"
         )
     try:
-        config = SERVICE_CONNECT_CONFIG(jsontext.loads(properties[SC_CONFIG]) or {})
+        config = service_connect_config(properties)
     except (jsontext.NotJson, Mismatch) as error:
         raise InvalidTask(f"{where}: failed to unmarshal service connect attachment property value: {error}") from None
     problem = (
@@ -106,6 +107,12 @@ def _check_service_connect(properties: Mapping[str, str], mode: str, containers:
     )
     if problem:
         raise InvalidTask(f"service connect config validation failed: {problem}")
+
+
+def service_connect_config(properties: Mapping[str, str]) -> dict[str, Any]:
+    """The configuration in the properties of an attachment, by its members' names. Raises NotJson or Mismatch."""
+    found: dict[str, Any] = SERVICE_CONNECT_CONFIG(jsontext.loads(properties[SC_CONFIG]) or {})
+    return found
 
 
 def _container_problem(name: str, containers: Sequence[str]) -> str:

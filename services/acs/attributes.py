@@ -43,6 +43,7 @@ NOT_EXTERNAL = frozenset(
         "storage.ebs-task-volume-attach",
         "storage.ebsta-non-root-user",
         "fault-injection",
+        "service-connect-v1",
     )
 )
 
@@ -249,6 +250,10 @@ TABLE: tuple[Row, ...] = (
     _row(
         ECS + "execute-command", "the parts of ECS Exec are installed, with one complete version",
         lambda s: s.host.exec_agent,
+    ),
+    _row(
+        ECS + "service-connect-v1", "Docker has loaded the Service Connect agent's image from its archive",
+        lambda s: s.docker.service_connect_loaded,
     ),
     _row(
         ECS + "storage.ebs-task-volume-attach", "ECS_EBSTA_SUPPORTED is true, and the EBS driver is installed",

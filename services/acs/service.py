@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import gevent
 from msgspec.structs import replace as changed
@@ -222,8 +222,8 @@ class Agent:
             lambda: self._bus.durable.call(lambda client: int(client.xlen(keys.COMMANDS))),
         )  # fmt: skip
         finder = Discovery(
-            discovery.ACS, self._api.call, lambda: (cluster, arn), fixed=self._settings.acs_endpoint,
-            known=self._record.current.acs_endpoint, keep=lambda found: gevent.spawn(self._keep_endpoint, found),
+            discovery.ACS, self._discover, lambda: (cluster, arn), fixed=self._settings.acs_endpoint,
+            known=self._record.current.acs_endpoint, keep=lambda found: gevent.spawn(self._keep, acs_endpoint=found),
         )  # fmt: skip
         self._session = AcsSession(
             self._settings, self._credentials, finder, arn, self._facts.server_version, handlers, self._announce,
@@ -287,12 +287,20 @@ class Agent:
             reason = document.reason or "no connection was made yet"
             self._context.not_ready(f"registered as {arn}, but there is no session with ACS: {reason}")
 
-    def _keep_endpoint(self, endpoint: str) -> None:
+    def _discover(self, operation: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """DiscoverPollEndpoint; what it tells about Service Connect is for the engine."""
+        answer = self._api.call(operation, body)
+        found = str(answer.get(discovery.SERVICE_CONNECT) or "")
+        if found != self._record.current.service_connect_endpoint:
+            gevent.spawn(self._keep, service_connect_endpoint=found)
+        return answer
+
+    def _keep(self, **endpoints: str) -> None:
         """For the next start, should DiscoverPollEndpoint fail then; the session does not wait for it."""
         try:
-            self._record.change(acs_endpoint=endpoint)
+            self._record.change(**endpoints)
         except Temporary as error:
-            log.debug("the endpoint of ACS is not kept: %s", error)
+            log.debug("an endpoint is not kept: %s", error)
 
     def _heard(self) -> None:
         """ACS sent a heartbeat; telemetry checks the container runtime when it learns of it."""

@@ -12,11 +12,11 @@ from typing import Literal
 
 from common.model.status import ContainerStatus, ContainerType, HealthStatus, TaskStatus
 from common.model.task import Container, Task
+from common.serviceconnect import publisher
 from services.endpoint import networks
 from services.endpoint.encode import Object, docker_time, number, put, seconds_text
 
 Version = Literal[2, 3, 4]
-PAUSE_OF = "~internal~ecs~pause-"
 MINIMUM_CPU = 2  # CPU shares that Docker gets when the task definition names fewer
 
 TASK_WORDS = {s: s.name for s in TaskStatus} | {TaskStatus.PULLED: "NONE", TaskStatus.ZOMBIE: "NONE"}
@@ -166,10 +166,8 @@ def health_shape(container: Container) -> Object:
 
 def known_ports(task: Task, container: Container, with_address: bool = False) -> list[Object]:
     """One item per binding that Docker reports, in Docker's order; equal items are not merged (spec 06 §8.5)."""
-    # Behind Service Connect in bridge mode each container has a pause container that publishes its ports.
-    pause = task.container(f"{PAUSE_OF}{container.name}") if task.network_mode == "bridge" else None
     items = []
-    for binding in (pause or container).port_bindings:
+    for binding in publisher(task, container).port_bindings:
         item = _port(task, binding.container_port, binding.protocol, binding.host_port)
         if with_address:
             put(item, "HostIp", binding.bind_ip)

@@ -22,7 +22,7 @@ from common.clock import Clock
 from common.config import Config
 from common.errors import AgentError, Temporary
 from common.logs import fields
-from common.model.agent import DockerFacts
+from common.model.agent import DockerFacts, Instance
 from common.model.messages import (
     Command,
     CredentialsChanged,
@@ -33,6 +33,7 @@ from common.model.messages import (
 )
 from common.model.status import TaskStatus
 from common.model.task import Resource, Task
+from common.serviceconnect import proxy_name
 from services.engine.admission import Admission, host_of
 from services.engine.core.decide import Admitted, CredentialsArrived, Desire, Happened, Inadmissible, PullBegan
 from services.engine.core.effects import DockerEvent, Effect, Outcome, Resync, SetupError
@@ -42,11 +43,13 @@ from services.engine.crew import Crew
 from services.engine.images import Images
 from services.engine.patrol import Patrol
 from services.engine.records import GROUP, Records
+from services.engine.relays import Relays
 from services.engine.worker import Letter, Poll, Republish, Shop, Stop, Worker
 
 log = logging.getLogger(__name__)
 
 EPOCH_CHECK_SECONDS = 5.0
+READ_SECONDS = 5.0
 SETUP_ATTEMPTS = 5
 LAST_SAVES_SECONDS = 0.1  # what a killed worker had just sent to Redis arrives before what follows
 
@@ -66,7 +69,11 @@ class HandsLike(Protocol):
 
     def refresh_facts(self) -> DockerFacts: ...
 
-    def load_daemon_image(self) -> bool: ...
+    def load_agent_images(self) -> bool: ...
+
+    def load_service_connect(self) -> bool: ...
+
+    def service_connect_stamp(self) -> tuple[int, int, int] | None: ...
 
     def list_containers(self) -> list[tuple[str, str, dict[str, str], str]]: ...
 
@@ -103,7 +110,11 @@ class Engine:
         self.admission = Admission(host_of(facts, config), self._admitted, self._refused)
         self._by_docker_id: dict[str, tuple[str, str]] = {}
         self.stream_open = gevent.event.Event()
-        self.patrol = Patrol(hands, lambda: [w.task for w in self.workers.values()], self._look_at)
+        self.patrol = Patrol(hands, self._tasks, self._look_at)
+        self.relays = Relays(
+            hands, self._tasks, lambda task: self.add(task, True).start(), self._end,
+            lambda: self.facts.service_connect_loaded, self._instance, str(config["AWS_DEFAULT_REGION"] or ""),
+        )  # fmt: skip
         self.arrivals = 0  # the number of the youngest task
         self._greenlets: list[gevent.Greenlet] = []
         self.shop = Shop(
@@ -119,6 +130,18 @@ class Engine:
             forget=self._forget,
             stopping=stopping,
         )
+
+    def _tasks(self) -> list[Task]:
+        return [worker.task for worker in self.workers.values()]
+
+    def _end(self, task: Task, why: str) -> None:
+        worker = self.workers.get(task.arn)
+        if worker is not None:
+            worker.put(Desire(TaskStatus.STOPPED, why))
+
+    def _instance(self) -> Instance:
+        """The container instance as it stands in the store. Raises Temporary."""
+        return self.bus.durable.get(keys.INSTANCE, keys.INSTANCE_ID, READ_SECONDS) or Instance()
 
     def _resources_for(self, task: Task) -> Iterable[Resource]:
         """The hands' answer; a Docker that is away for a moment must not cost the task."""
@@ -151,7 +174,7 @@ class Engine:
             may_begin()
             self._read_commands()
 
-        for loop in (read_commands, self.images.run, self._watch_store, self.patrol.run):
+        for loop in (read_commands, self.images.run, self._watch_store, self.patrol.run, self.relays.run):
             self._greenlets.append(gevent.spawn(self._forever, loop))
 
     def listen(self) -> None:
@@ -160,7 +183,7 @@ class Engine:
 
     def load_images(self) -> None:
         """Load the images of the agent's own tasks, and publish that they are there."""
-        if self.hands.load_daemon_image():
+        if self.hands.load_agent_images():
             self._refresh_facts()
 
     def stop(self, seconds: float) -> None:
@@ -263,6 +286,8 @@ class Engine:
         if needs_admission(worker.task):
             self.admission.enter(worker.task)
         worker.start()
+        if proxy_name(task):
+            self.relays.call()
 
     def _forget_everything(self, reason: str, entry_id: str) -> None:
         """The tasks belong to another instance. Their containers are left alone, as the reference does.

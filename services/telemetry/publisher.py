@@ -10,9 +10,7 @@ marks them before and loses them (spec 07 §21).
 
 from __future__ import annotations
 
-import http.client
 import logging
-import socket
 import time
 import uuid
 from collections.abc import Callable
@@ -20,7 +18,9 @@ from collections.abc import Callable
 import gevent
 import gevent.event
 
+from common import unixhttp
 from common.ebs import staging_path
+from common.serviceconnect import admin_socket
 from services.telemetry.core import metrics
 from services.telemetry.core.book import Book, TaskEntry
 from services.telemetry.core.requests import HEALTH, METRICS, Sender, envelope, health_requests, metrics_requests
@@ -32,7 +32,6 @@ log = logging.getLogger(__name__)
 
 SERVICE_CONNECT_EVERY = 3  # ticks
 VOLUME_SECONDS = 1.0
-ADMIN_SOCKET = "/var/run/ecs/service_connect/{task}/appnet_admin.sock"
 ADMIN_REQUEST = "/stats/prometheus?usedonly&filter=metrics_extension&delta"
 ADMIN_SECONDS = 2.0
 
@@ -143,19 +142,11 @@ def driver_volume_use(socket_path: str) -> VolumeUse:
 
 
 def _scrape_one(entry: TaskEntry) -> None:
-    path = ADMIN_SOCKET.format(task=entry.arn.rsplit("/", 1)[-1])
-    connection = http.client.HTTPConnection("localhost", timeout=ADMIN_SECONDS)
+    path = admin_socket(entry.arn.rsplit("/", 1)[-1])
     try:
-        with gevent.Timeout(ADMIN_SECONDS, TimeoutError(f"no answer within {ADMIN_SECONDS:.0f} s")):
-            connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            connection.sock.connect(path)
-            connection.request("GET", ADMIN_REQUEST)
-            response = connection.getresponse()
-            body = response.read()
-    except (OSError, http.client.HTTPException) as error:
+        status, body = unixhttp.get(path, ADMIN_REQUEST, ADMIN_SECONDS)
+    except OSError as error:
         log.debug("the Service Connect proxy at %s gives no metrics: %s", path, error)
         return
-    finally:
-        connection.close()
-    if response.status == 200 and entry.service_connect is not None:
+    if status == 200 and entry.service_connect is not None:
         entry.service_connect.replace(wrappers(body.decode("utf-8", "replace")))

@@ -235,7 +235,8 @@ class ControlPlane:
     def _answer(self, operation: str, body: dict[str, Any]) -> dict[str, Any]:
         if operation == "DiscoverPollEndpoint":
             base = self.advertised or self.url
-            return {"endpoint": base + "/acs/", "telemetryEndpoint": base + "/tcs/"}
+            found = {"endpoint": "/acs/", "telemetryEndpoint": "/tcs/", "serviceConnectEndpoint": "/sc/"}
+            return {member: base + path for member, path in found.items()}
         if operation == "RegisterContainerInstance":
             return {
                 "containerInstance": {

@@ -144,9 +144,16 @@ class FakeHands:
         """What is known about the daemon."""
         return self._facts
 
-    def load_daemon_image(self) -> bool:
+    def load_agent_images(self) -> bool:
         """There is none."""
         return False
+
+    def load_service_connect(self) -> bool:
+        """There is none."""
+        return False
+
+    def service_connect_stamp(self) -> None:
+        """There is none."""
 
     def refresh_facts(self) -> DockerFacts:
         """The same, read again."""

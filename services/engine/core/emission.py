@@ -9,6 +9,7 @@ from __future__ import annotations
 from common.model.messages import ContainerChanged, CredentialsReleased, TaskChanged
 from common.model.status import ContainerStatus, TaskStatus
 from common.model.task import Container, Task
+from common.serviceconnect import publisher
 from services.engine.core.turn import Turn
 
 C, T = ContainerStatus, TaskStatus
@@ -39,6 +40,7 @@ def task_is_reported(task: Task) -> bool:
 
 def container_event(task: Task, container: Container) -> ContainerChanged:
     """The container's present state as ECS hears it."""
+    ports = publisher(task, container)
     return ContainerChanged(
         arn=task.arn,
         name=container.name,
@@ -47,9 +49,9 @@ def container_event(task: Task, container: Container) -> ContainerChanged:
         exit_code=container.exit_code,
         reason=str(container.error) if container.error else "",
         image_digest=container.image_digest,
-        port_bindings=container.port_bindings,
-        single_ports=tuple(sorted(container.single_ports)),
-        port_ranges=container.port_ranges,
+        port_bindings=ports.port_bindings,
+        single_ports=tuple(sorted(ports.single_ports)),
+        port_ranges=ports.port_ranges,
     )
 
 

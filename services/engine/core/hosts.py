@@ -35,7 +35,7 @@ def demand_of(task: Task) -> Demand:
     """The task's own limits where it has them, otherwise the sums over its containers."""
     ports: dict[str, set[int]] = {"tcp": set(), "udp": set()}
     if task.network_mode != "awsvpc":
-        for mapping in (m for c in task.containers for m in c.port_mappings if m.host_port):
+        for mapping in (m for c in task.containers if not c.is_internal for m in c.port_mappings if m.host_port):
             ports.setdefault(mapping.protocol, set()).add(mapping.host_port)
     return Demand(
         cpu=int(task.cpu * 1024) if task.cpu > 0 else sum(c.cpu_shares for c in task.containers),

@@ -20,7 +20,8 @@ from services.engine.core.turn import Turn
 C, T = ContainerStatus, TaskStatus
 
 STOPPING_PULL_BEHAVIORS = ("always", "once")  # a failed pull ends the task; the others go on with the cached image
-UNCERTAIN_STARTS = ("DockerTimeoutError", "CannotInspectContainerError")  # the process may run nevertheless
+# Of starts and of what follows them: the process may run nevertheless.
+UNCERTAIN_STARTS = ("DockerTimeoutError", "CannotInspectContainerError", "ContainerNetworkingError")
 
 # Values that replace what is known only when Docker told something: an event without inspect data must not wipe
 # the addresses of a stopped container (spec 03 §15, W16).

@@ -1,7 +1,8 @@
 """Setting a task up after it was decoded: once in its life, before it is stored.
 
-Adds what the payload leaves to the agent: the order that volumesFrom, links and firelens imply, the variables of the
-local endpoints, the container that holds a shared namespace, and what each container waits for among the resources.
+Adds what the payload leaves to the agent: the order that Service Connect, volumesFrom, links and firelens imply, the
+variables of the local endpoints, the containers that hold namespaces, and what each container waits for among the
+resources.
 The steps stand in the order of spec 03 §3.7, which decides what the added containers do not get.
 """
 
@@ -14,15 +15,16 @@ from collections.abc import Callable, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from common.model.status import ContainerStatus, ContainerType, ResourceStatus
-from common.model.task import Container, Dependency, Resource, Task, TransitionDependencies, TransitionDependency
+from common.model.status import ContainerStatus, ContainerType
+from common.model.task import Container, Dependency, Resource, Task, TransitionDependency
+from services.engine.core import service_connect
 from services.engine.core.effects import SetupError
 from services.engine.core.hosts import folded, host_config
+from services.engine.core.waiting import PAUSE_IMAGE, waiting, waiting_for, waiting_for_cgroup
 
-C, R = ContainerStatus, ResourceStatus
+C = ContainerStatus
 
 ENDPOINT = "http://169.254.170.2"
-PAUSE_IMAGE = "amazon/amazon-ecs-pause:0.1.0"
 NAMESPACE_PAUSE = "~internal~ecs~pause~namespace"
 AWSFIRELENS = "awsfirelens"
 
@@ -70,12 +72,15 @@ RESOURCE_RULES: dict[str, ResourceRule] = {
 
 
 def set_order(task: Task) -> Task:
-    """The order implied by volumesFrom and links. Raises SetupError for a name that the task does not have."""
+    """The order implied by Service Connect, volumesFrom and links.
+
+    Raises SetupError for a name that the task does not have.
+    """
     return replace(task, containers=tuple(_implied_order(task, c) for c in task.containers))
 
 
 def _implied_order(task: Task, container: Container) -> Container:
-    implied = []
+    implied = service_connect.order_of(task, container)
     for volume in container.volumes_from:
         if task.container(volume.source_container) is None:
             raise SetupError(f"could not find volume source container with name {volume.source_container}")
@@ -103,7 +108,7 @@ def set_up(
         limits_enabled=limits_enabled,
         prepared=True,
     )
-    task = _with_firelens_order(task)
+    task = service_connect.with_proxy(_with_firelens_order(task))
     return _with_namespace_pause(task)
 
 
@@ -135,26 +140,8 @@ def _with_resources(container: Container, resources: Sequence[Resource]) -> Cont
     for resource in resources:
         rule = RESOURCE_RULES.get(resource.kind)
         if rule is not None and rule.applies(container, resource):
-            for step in rule.steps:
-                wanted = TransitionDependency(target=resource.name, status=int(R.CREATED))
-                container = _waiting(container, step, resource=wanted)
+            container = waiting_for(container, resource, *rule.steps)
     return container
-
-
-def _waiting(
-    container: Container,
-    step: ContainerStatus,
-    *,
-    resource: TransitionDependency | None = None,
-    other: TransitionDependency | None = None,
-) -> Container:
-    """The container with one more thing to wait for before `step`."""
-    before = container.transition_dependencies.get(int(step), TransitionDependencies())
-    after = TransitionDependencies(
-        containers=(*before.containers, other) if other else before.containers,
-        resources=(*before.resources, resource) if resource else before.resources,
-    )
-    return replace(container, transition_dependencies={**container.transition_dependencies, int(step): after})
 
 
 # -- firelens --------------------------------------------------------------------------------------
@@ -196,12 +183,10 @@ def _with_namespace_pause(task: Task) -> Task:
     if "task" not in (task.pid_mode, task.ipc_mode):
         return task
     up = TransitionDependency(target=NAMESPACE_PAUSE, status=int(C.RUNNING))
-    containers = [_waiting(c, C.PULLED, other=up) if not c.is_internal else c for c in task.containers]
+    containers = [waiting(c, C.PULLED, other=up) if not c.is_internal else c for c in task.containers]
     pause = Container(name=NAMESPACE_PAUSE, image=PAUSE_IMAGE, type=ContainerType.NAMESPACE_PAUSE, essential=True)
     for container in containers:
         if not container.is_internal:
             down = TransitionDependency(target=container.name, status=int(C.STOPPED))
-            pause = _waiting(pause, C.STOPPED, other=down)
-    # Docker makes a missing parent cgroup, without limits: the first container must not come before ours (trap 29).
-    pause = _with_resources(pause, [r for r in task.resources if r.kind == "cgroup"])
-    return replace(task, containers=(*containers, pause))
+            pause = waiting(pause, C.STOPPED, other=down)
+    return replace(task, containers=(*containers, waiting_for_cgroup(pause, task.resources)))

@@ -37,14 +37,18 @@ class World:
     picker: PortPicker
     region: str = ""
     cluster: str = ""
+    instance_arn: str = ""
     image_environment: Callable[[str], tuple[str, ...]] = lambda image: ()  # names that the image's ENV sets
-    bridge_ip: Callable[[Container], str] = lambda container: ""
+    bridge_ip: Callable[[Task, Container], str] = lambda task, container: ""
     execution_credentials: Callable[[str], bool] = lambda id_: False  # are they in the credentials store?
 
 
 @dataclass
 class Draft:
-    """One create request. `environment` and `host` are filled step by step, `body` is what is sent."""
+    """One create request, filled step by step; `body` is what is sent.
+
+    What a step puts into `config` is overruled by the task definition's own Config.
+    """
 
     task: Task
     container: Container
@@ -54,6 +58,7 @@ class Draft:
     host: Json = field(default_factory=dict)
     config: Json = field(default_factory=dict)
     port_ranges: dict[str, str] = field(default_factory=dict)
+    image_digest: str = ""  # of an image that the agent brings itself
 
     def bind(self, *binds: str) -> None:
         """Append to HostConfig.Binds: these stay whatever the task definition's own HostConfig says."""

@@ -13,7 +13,8 @@ from typing import Any
 from common.docker import KNOWN_API_VERSIONS, REFERENCE_API_VERSION
 from common.errors import Terminal
 from common.model.agent import DockerFacts
-from services.engine.docker import daemon_image, pause_image
+from services.engine.docker import pause_image
+from services.engine.docker.agent_images import EBS_DRIVER, SERVICE_CONNECT
 from services.engine.docker.api import Api, DockerCallError
 from services.engine.docker.draft import at_least
 from services.engine.docker.settings import Settings
@@ -74,7 +75,8 @@ def read(api: Api, settings: Settings, plugin_dirs: tuple[str, ...] = (SOCKETS, 
         task_limits_enabled=_limits(settings, usable),
         reserved_memory_mib=settings.reserved_memory_mib,
         pause_image_loaded=pause_image.is_here(api),
-        volume_driver_loaded=daemon_image.is_here(api, settings),
+        volume_driver_loaded=EBS_DRIVER.is_here(api, settings),
+        service_connect_loaded=SERVICE_CONNECT.is_here(api, settings),
     )
 
 

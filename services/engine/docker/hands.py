@@ -26,9 +26,10 @@ from common.config import Config
 from common.errors import NamedError, Temporary
 from common.model.agent import DockerFacts
 from common.model.task import Container, Resource, Task
-from services.engine.core.effects import Action, DockerEvent, Effect, Observation, Outcome, Resync
-from services.engine.docker import daemon_image, gpu, names, pause_image
+from services.engine.core.effects import Action, DockerEvent, Effect, Outcome, Resync
 from services.engine.docker import facts as docker_facts
+from services.engine.docker import gpu, names, pause_image
+from services.engine.docker.agent_images import EBS_DRIVER, SERVICE_CONNECT, Stamp
 from services.engine.docker.api import Api, DockerCallError
 from services.engine.docker.containers import ContainerFailed, Containers
 from services.engine.docker.draft import World
@@ -45,6 +46,7 @@ from services.engine.docker.ports import PortPicker
 from services.engine.docker.pull import Registry as ImageRegistry
 from services.engine.docker.settings import Settings, from_config
 from services.engine.docker.volumes import DockerVolumeCalls
+from services.engine.network.drain import Drains
 from services.engine.resources import ebs
 from services.engine.resources.kind import Host, ResourceFailed
 from services.engine.resources.registry import Registry
@@ -62,16 +64,6 @@ class Bus(Protocol):
     volatile: Any
 
 
-class Network(Protocol):
-    """The network area: what happens to a pause container between RUNNING and RESOURCES_PROVISIONED, and its end."""
-
-    def provision(self, task: Task, container: Container, seen: Observation) -> Outcome:
-        """Set the network up; errors are ContainerNetworkingError. Never raises."""
-
-    def release(self, task: Task, container: Container) -> None:
-        """Take it down before the pause container is stopped. Never raises."""
-
-
 class Hands:
     """See the module's docstring. `settings` replaces the values of `config`, for tests."""
 
@@ -81,7 +73,6 @@ class Hands:
         bus: Bus,
         *,
         settings: Settings | None = None,
-        network: Network | None = None,
         registry: Registry | None = None,
         address: str = "",
         exec_agents: ExecAgents | None = None,
@@ -90,7 +81,7 @@ class Hands:
             if config is None:
                 raise ValueError("Hands needs a configuration or settings")
             settings = from_config(config)
-        self.settings, self.network = settings, network
+        self.settings = settings
         measurements = Measurements(bus.volatile)
         self.api: Api = MeasuredApi(measurements, address=address, away_seconds=settings.away_seconds)
         self.registry = registry or Registry()
@@ -110,8 +101,8 @@ class Hands:
         self._facts_lock = threading.Lock()
         self._lifecycle = Lifecycle(
             self._containers, settings, self.registry, self.picker, self._flights, self._identity, self._world,
-            MetadataFiles(settings, in_container=docker_facts.in_container()), lambda: self.network,
-            exec_agents or ExecAgents.standard(self.api, settings.ipv6_only, docker_facts.in_container()),
+            MetadataFiles(settings, in_container=docker_facts.in_container()),
+            exec_agents or ExecAgents.standard(self.api, settings.ipv6_only, docker_facts.in_container()), Drains(),
         )  # fmt: skip
         self._actions: dict[Action, Callable[[Task, Container], Outcome]] = {
             Action.RESOLVE_MANIFEST: self._resolve_manifest,
@@ -172,9 +163,20 @@ class Hands:
         self._facts = facts
         return facts
 
-    def load_daemon_image(self) -> bool:
-        """Load the image of the EBS driver; True when the facts must be read again. Takes up to two minutes."""
-        return daemon_image.load(self.api, self.settings)
+    def load_agent_images(self) -> bool:
+        """Load the images that the agent brings; True when the facts must be read again. Takes minutes at most."""
+        wanted = [image for image in (EBS_DRIVER, SERVICE_CONNECT) if image.is_wanted(self.settings)]
+        for image in wanted:
+            image.load(self.api, self.settings)
+        return bool(wanted)
+
+    def load_service_connect(self) -> bool:
+        """Load the image of the Service Connect agent; True when it was loaded. Takes up to two minutes."""
+        return SERVICE_CONNECT.load(self.api, self.settings)
+
+    def service_connect_stamp(self) -> Stamp | None:
+        """What changes when the archive of the Service Connect agent does; None where there is none."""
+        return SERVICE_CONNECT.stamp()
 
     def events(self, stopping: Stopping | None = None) -> Iterator[DockerEvent | Resync]:
         """Docker's events from now on, each with its inspect, until `stopping` is set or the iterator closed."""
@@ -259,6 +261,7 @@ class Hands:
             picker=self.picker,
             region=self._identity.region,
             cluster=self._identity.cluster,
+            instance_arn=self._identity.instance().arn,
             image_environment=self._image_environment,
             bridge_ip=self._lifecycle.bridge_ip,
             execution_credentials=lambda id_: self._identity.credentials(id_) is not None,

@@ -10,6 +10,7 @@ from typing import Any
 
 from common.model.status import ContainerStatus, ContainerType
 from common.model.task import Container, NetworkInterface, PortMapping, Task, Volume
+from common.serviceconnect import in_bridge_mode, pause_of
 from services.engine.docker import gpu
 from services.engine.docker.draft import Draft, Json, Refused, at_least, of_type
 from services.engine.docker.overlay import HOST_CONFIG, BadOverlay, overlay
@@ -121,6 +122,11 @@ def _binds(draft: Draft) -> list[str]:
 # -- ports -----------------------------------------------------------------------------------
 
 
+def published(draft: Draft) -> tuple[PortMapping, ...]:
+    """The port mappings of the container, unless its pause container publishes them for it."""
+    return () if pause_of(draft.task, draft.container) is not None else draft.container.port_mappings
+
+
 def container_ports(mapping: PortMapping) -> range:
     """The container ports of one mapping. Raises ValueError for a range that is none."""
     if not mapping.container_port_range:
@@ -134,10 +140,9 @@ def container_ports(mapping: PortMapping) -> range:
 
 def _port_bindings(draft: Draft) -> Json:
     bindings: dict[str, list[Json]] = {}
-    taken: set[tuple[int, str]] = {
-        (m.host_port, m.protocol or "tcp") for m in draft.container.port_mappings if m.host_port
-    }
-    for mapping in draft.container.port_mappings:
+    mappings = published(draft)
+    taken: set[tuple[int, str]] = {(m.host_port, m.protocol or "tcp") for m in mappings if m.host_port}
+    for mapping in mappings:
         protocol = mapping.protocol or "tcp"
         first = _first_host_port(draft, mapping, taken)
         ports = container_ports(mapping)
@@ -180,8 +185,8 @@ def _set_network(draft: Draft) -> None:
         host["NetworkMode"] = "none"
         for interface in task.interfaces[:1]:
             _set_interface(host, interface)
-    elif container.type == ContainerType.NORMAL and awsvpc:
-        pause = of_type(task, ContainerType.CNI_PAUSE)
+    elif container.type == ContainerType.NORMAL and (awsvpc or in_bridge_mode(task)):
+        pause = of_type(task, ContainerType.CNI_PAUSE) if awsvpc else pause_of(task, container)
         if pause is None or not pause.docker_id:
             raise Refused(ERROR, "the network pause container of the task has not been created")
         host["NetworkMode"] = f"container:{pause.docker_id}"

@@ -16,6 +16,7 @@ from common.errors import NamedError
 from common.model.agent import Credentials
 from common.model.status import ContainerStatus, ContainerType, TaskStatus
 from common.model.task import Container, RegistryAuth, Task
+from common.serviceconnect import proxy_name
 from services.engine.core.effects import Action, Outcome
 from services.engine.docker import auth, reference
 from services.engine.docker.api import Canceller, DockerCallError
@@ -102,8 +103,8 @@ class ImageSteps:
         self, task: Task, container: Container, usable: tuple[str, ...], default: str, canceller: Canceller
     ) -> str:
         image = container.image
-        if container.type != ContainerType.NORMAL or container.known == ContainerStatus.STOPPED:
-            return ""  # the agent's own image, or nobody waits for it any more
+        if _brings_image(task, container) or container.known == ContainerStatus.STOPPED:
+            return ""  # nobody waits for it any more
         if reference.split(image).digest:
             return reference.split(image).digest
         if not self._pull_required(image):
@@ -146,7 +147,7 @@ class ImageSteps:
     def pull(self, task: Task, container: Container, canceller: Canceller) -> Outcome:
         """Bring the image to this host, as the pull behaviour says."""
         outcome = Outcome(action=Action.PULL, target=container.name)
-        if container.type != ContainerType.NORMAL:
+        if _brings_image(task, container):
             return outcome
         if not self._pull_required(container.image):
             return self._found(container, outcome)
@@ -244,6 +245,11 @@ class ImageSteps:
             return self._tokens.for_registry(wanted, role)
         except EcrError as error:
             raise Failed(NamedError(ECR_ERROR, str(error))) from error
+
+
+def _brings_image(task: Task, container: Container) -> bool:
+    """Whether it is an image of the agent's own, which is loaded from a file (spec 03 §1.5)."""
+    return container.type != ContainerType.NORMAL or container.name == proxy_name(task)
 
 
 def _stopping_task(outcome: Outcome) -> Outcome:

@@ -10,7 +10,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
@@ -18,6 +17,7 @@ from common.backoff import Backoff
 from common.errors import NamedError
 from common.model.status import ContainerStatus, ContainerType
 from common.model.task import Container, ManagedAgent, Task
+from common.serviceconnect import pause_of, publisher
 from services.engine.core.agents import STOPPED, agent_of
 from services.engine.core.effects import Action, Observation, Outcome
 from services.engine.docker import request
@@ -31,14 +31,18 @@ from services.engine.docker.metadata_file import MetadataFiles
 from services.engine.docker.observe import bridge_ip
 from services.engine.docker.ports import PortPicker
 from services.engine.docker.settings import Settings
+from services.engine.network.addresses import bridge_addresses, is_pause_of_proxy
+from services.engine.network.drain import Drains
+from services.engine.network.provision import ProvisioningFailed, provision
 from services.engine.resources.registry import Registry
-
-if TYPE_CHECKING:
-    from services.engine.docker.hands import Network
 
 log = logging.getLogger(__name__)
 
 BRIDGE_IP_SECONDS = 60.0
+NO_PAUSE_IP = NamedError(
+    "ContainerNetworkingError",
+    "startContainer: failed to resolve container IP for SC bridge mode pause container",
+)
 NO_BRIDGE_IP = NamedError("CannotStartContainerError", "Bridge IP not available to use for firelens")
 
 
@@ -55,12 +59,12 @@ class Lifecycle:
         identity: Identity,
         world: Callable[[], World],
         files: MetadataFiles,
-        network: Callable[[], Network | None],
         exec_agents: ExecAgents,
+        drains: Drains,
     ) -> None:
         self._containers, self._settings, self._registry, self._picker = containers, settings, registry, picker
         self._flights, self._identity, self._world, self._files = flights, identity, world, files
-        self._network, self._exec_agents = network, exec_agents
+        self._exec_agents, self._drains = exec_agents, drains
         self._restarting: set[str] = set()  # ids of containers that a restart policy may start again
 
     def look(self, id_: str) -> Observation:
@@ -91,17 +95,16 @@ class Lifecycle:
             return _failed(Action.CREATE, container, failure.error, agent=agent)
         self._picker.hold(id_, host_ports(draft.host))
         self._picker.release(container.docker_name)
+        error, gone = None, False
         try:
             seen = self._containers.inspect(id_)
         except ContainerFailed as failure:
             seen = Observation(docker_id=id_, docker_name=container.docker_name, status=ContainerStatus.CREATED)
-            return Outcome(
-                action=Action.CREATE, target=container.name, error=failure.error, observation=seen, gone=failure.gone,
-                port_ranges=draft.port_ranges, agent=agent,
-            )  # fmt: skip
+            error, gone = failure.error, failure.gone
         return Outcome(
-            action=Action.CREATE, target=container.name, observation=seen, port_ranges=draft.port_ranges, agent=agent
-        )
+            action=Action.CREATE, target=container.name, error=error, observation=seen, gone=gone,
+            port_ranges=draft.port_ranges, image_digest=draft.image_digest, agent=agent,
+        )  # fmt: skip
 
     def _exec_binds(self, task: Task, container: Container) -> tuple[list[str], ManagedAgent | None]:
         """The files of ECS Exec; without them the container is made all the same, and the agent says why."""
@@ -154,7 +157,10 @@ class Lifecycle:
 
     def _started(self, task: Task, container: Container, seen: Observation) -> Outcome:
         self._complete_file(task, container, seen)
-        if container.firelens is not None and task.network_mode in ("bridge", ""):
+        if is_pause_of_proxy(task, container) and not any(bridge_addresses(seen)):
+            return Outcome(action=Action.START, target=container.name, error=NO_PAUSE_IP, observation=seen)
+        in_pause = pause_of(task, container) is not None  # whose address was known before
+        if container.firelens is not None and task.network_mode in ("bridge", "") and not in_pause:
             seen, error = self._with_bridge_ip(seen)
             if error is not None:
                 return Outcome(action=Action.START, target=container.name, error=error, observation=seen)
@@ -176,8 +182,9 @@ class Lifecycle:
                 return seen, None
         return seen, NO_BRIDGE_IP
 
-    def bridge_ip(self, container: Container) -> str:
-        """A container's address on the default bridge, "" when it has none."""
+    def bridge_ip(self, task: Task, container: Container) -> str:
+        """The address at which a container is reached on the default bridge, "" when it has none."""
+        container = publisher(task, container)
         known = Observation(ip_address=container.ip_address, networks=container.networks)
         if bridge_ip(known) or not container.docker_id:
             return bridge_ip(known)
@@ -210,20 +217,16 @@ class Lifecycle:
     # -- the rest ----------------------------------------------------------------------------
 
     def provision(self, task: Task, container: Container) -> Outcome:
-        """RESOURCES_PROVISIONED: inspect, then the network area's work."""
-        network = self._network()
+        """RESOURCES_PROVISIONED: set up the network namespace that the pause container holds.
+
+        There is nothing to take down: what is made lives in that namespace and ends with it.
+        """
         try:
-            seen = self.look(container.docker_id or container.docker_name)
-        except ContainerFailed as failure:
-            text = f"container resource provisioning: {failure.error.text}"
-            return _failed(Action.PROVISION, container, NamedError("ContainerNetworkingError", text))
-        if network is None:
-            text = (
-                "container resource provisioning: failed to setup network namespace: this agent has no support for "
-                "task network interfaces"
-            )
-            return _failed(Action.PROVISION, container, NamedError("ContainerNetworkingError", text))
-        return network.provision(task, container, seen)
+            provision(task, container, lambda: self.look(container.docker_id or container.docker_name))
+        except ProvisioningFailed as failure:
+            log.error("task %s has no network: %s", task.id, failure)
+            return _failed(Action.PROVISION, container, NamedError("ContainerNetworkingError", str(failure)))
+        return Outcome(action=Action.PROVISION, target=container.name)
 
     def stop(self, task: Task, container: Container) -> Outcome:
         """STOPPED: stop and inspect, with five attempts."""
@@ -231,9 +234,7 @@ class Lifecycle:
         if not id_:
             named = NamedError("CannotStopContainerError", unknown(container))
             return Outcome(action=Action.STOP, target=container.name, error=named, gone=True, retriable=False)
-        network = self._network()
-        if container.type == ContainerType.CNI_PAUSE and network is not None:
-            network.release(task, container)
+        self._drains.before_stop(task)
         self._restarting.discard(container.docker_id)
         grace = float(container.stop_timeout_seconds or self._settings.stop_seconds)
         self._flights.begin(container.docker_id)
@@ -270,6 +271,7 @@ class Lifecycle:
     def remove(self, task: Task, container: Container) -> Outcome:
         """Remove from Docker, with anonymous volumes; the metadata file goes too, whether or not that works."""
         self._remove_files(task, container)
+        self._drains.forget(task)
         self._restarting.discard(container.docker_id)
         self._picker.release(container.docker_id, container.docker_name)
         id_ = container.docker_id or container.docker_name

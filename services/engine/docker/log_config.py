@@ -6,6 +6,7 @@ import re
 
 from common.model.status import ContainerType
 from common.model.task import Container, Task
+from common.serviceconnect import in_bridge_mode
 from services.engine.docker.draft import Draft, Refused
 
 FIRELENS_DRIVER = "awsfirelens"
@@ -94,10 +95,10 @@ def _fluent_address(draft: Draft) -> dict[str, str]:
     task = draft.task
     if task.network_mode == "awsvpc":
         return {"FLUENT_HOST": "127.0.0.1", "FLUENT_PORT": FIRELENS_PORT}
-    if (draft.host.get("NetworkMode") or "bridge") != "bridge":
+    if not in_bridge_mode(task) and (draft.host.get("NetworkMode") or "bridge") != "bridge":
         return {}
     router = router_of(task)
-    address = draft.world.bridge_ip(router) if router else ""
+    address = draft.world.bridge_ip(task, router) if router else ""
     if not address:
         raise Refused("DockerClientConfigError", "unable to get BridgeIP for task in bridge mode")
     return {"FLUENT_HOST": address, "FLUENT_PORT": FIRELENS_PORT}

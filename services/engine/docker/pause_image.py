@@ -10,7 +10,7 @@ import logging
 import os
 
 from common.errors import Temporary, Terminal
-from services.engine.core.prepare import PAUSE_IMAGE
+from services.engine.core.waiting import PAUSE_IMAGE
 from services.engine.docker.api import Api, ApiError, DockerCallError
 from services.engine.docker.settings import Settings
 

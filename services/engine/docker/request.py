@@ -105,8 +105,9 @@ def _config(draft: Draft) -> dict[str, object]:
         "Image": container.image,
         "Cmd": list(container.command) or None,
         "Entrypoint": list(container.entry_point) or None,
-        "ExposedPorts": _exposed_ports(container),
+        "ExposedPorts": _exposed_ports(draft) | draft.config.get("ExposedPorts", {}),
         "Env": [f"{name}={value}" for name, value in draft.environment.items()],
+        "User": draft.config.get("User"),
     }
     try:
         config = overlay(base, container.docker_config, CONFIG, "Config")
@@ -130,9 +131,9 @@ def _set_pause_facts(draft: Draft, config: dict[str, object]) -> None:
             config["Hostname"] = host_name
 
 
-def _exposed_ports(container: Container) -> dict[str, dict[str, str]]:
+def _exposed_ports(draft: Draft) -> dict[str, dict[str, str]]:
     ports: dict[str, dict[str, str]] = {}
-    for mapping in container.port_mappings:
+    for mapping in host_config.published(draft):
         try:
             numbers = host_config.container_ports(mapping)
         except ValueError as error:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from common.config import Config
 from common.host_paths import host_path
+from services.engine.core.waiting import PAUSE_IMAGE
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Settings:
     stop_seconds: float = 30.0
     away_seconds: float = 30.0  # how long calls wait for a daemon that restarts
     pause_tarball: str = ""
+    pause_image: str = PAUSE_IMAGE  # of network pause containers; others always use the built-in one (spec 08 §10.1)
     task_network_interfaces: bool = False
     registry_auth_type: str = ""
     registry_auth_data: str = field(default="", repr=False)
@@ -50,6 +53,7 @@ class Settings:
     host_data_dir: str = "/var/lib/ecs"
     reserved_memory_mib: int = 0
     ipv6_only: bool = False
+    service_connect_logs: str = "/var/log/ecs/service_connect"
 
 
 def from_config(config: Config) -> Settings:
@@ -67,6 +71,7 @@ def from_config(config: Config) -> Settings:
         start_seconds=config["ECS_CONTAINER_START_TIMEOUT"],
         stop_seconds=config["ECS_CONTAINER_STOP_TIMEOUT"],
         pause_tarball=host_path(config["PauseContainerTarballPath"] or ""),
+        pause_image=f"{config['PauseContainerImageName']}:{config['PauseContainerTag']}",
         task_network_interfaces=config.enabled("ECS_ENABLE_TASK_ENI"),
         registry_auth_type=config["ECS_ENGINE_AUTH_TYPE"],
         registry_auth_data=config["ECS_ENGINE_AUTH_DATA"] or "",
@@ -90,6 +95,7 @@ def from_config(config: Config) -> Settings:
         host_data_dir=config["ECS_HOST_DATA_DIR"],
         reserved_memory_mib=config["ECS_RESERVED_MEMORY"],
         ipv6_only=config["ECS_INSTANCE_IP_COMPATIBILITY"] == "ipv6",
+        service_connect_logs=host_path(os.path.dirname(config["ECS_LOGFILE"] or "") or "/log") + "/service_connect",
     )
 
 

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from common.model.task import Resource, Task
 from services.engine.core.effects import SetupError
+from services.engine.resources import service_connect
 from services.engine.resources.cgroup import TaskCgroups
 from services.engine.resources.credential_spec_sources import names_in
 from services.engine.resources.credential_specs import CredentialSpecs
@@ -32,12 +33,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # The orders of set-up (spec 05 §1.3) and of amending create requests (spec 05 §1.7); other kinds come last.
-SET_UP = ("cgroup", "asm-auth", "ssmsecret", "asmsecret", "dockerVolume", "firelens", "credentialspec", "envfile")
-AMEND = ("firelens", "ssmsecret", "asmsecret", "credentialspec", "envfile")
+SET_UP = (
+    "cgroup", service_connect.KIND, "asm-auth", "ssmsecret", "asmsecret", "dockerVolume", "firelens", "credentialspec",
+    "envfile",
+)  # fmt: skip
+AMEND = (service_connect.KIND, "firelens", "ssmsecret", "asmsecret", "credentialspec", "envfile")
 
 NAMED_BY_AGENT = frozenset(SET_UP) - {"dockerVolume"}
-
-SERVICE_CONNECT = "serviceconnectdetail"
 
 Needs = Callable[[Task], bool]
 
@@ -68,7 +70,6 @@ NEEDS: dict[str, tuple[Needs, str]] = {
     "s3files": (_volume_of("s3files"), "Amazon S3 Files volumes"),
     "fsxWindowsFileServer": (_volume_of("fsxWindowsFileServer"), "FSx for Windows File Server volumes"),
     "awsvpc": (lambda task: task.network_mode == "awsvpc", "network mode awsvpc (task network interfaces)"),
-    "serviceconnect": (lambda task: any(a.type == SERVICE_CONNECT for a in task.attachments), "Service Connect"),
 }
 SERVED_BY = {"efs": "dockerVolume", "s3files": "dockerVolume"}  # need -> kind, where the names differ
 
@@ -88,6 +89,7 @@ def standard(credential_specs: CredentialSpecs | None = None) -> tuple[ResourceK
     values = SecretValues()
     return (
         TaskCgroups(),
+        service_connect.ServiceConnect(),
         RegistryCredentials(),
         SsmSecrets(values),
         AsmSecrets(values),

@@ -6,10 +6,10 @@ The bucket's region is asked for first, in the agent's region, since an object A
 from __future__ import annotations
 
 import logging
-import os
 import re
 from typing import Any, NamedTuple
 
+from common import fips
 from common.model.agent import Credentials
 from services.engine.resources import aws
 from services.engine.resources.files import Writer
@@ -21,7 +21,6 @@ REGION_SECONDS = 30.0
 DOWNLOAD_SECONDS = 30.0  # in all
 CHUNK_BYTES = 64 * 1024
 REGION_HEADER = "x-amz-bucket-region"
-FIPS_FLAG = "/proc/sys/crypto/fips_enabled"
 FIPS_REGIONS = frozenset((
     "us-east-1", "us-east-2", "us-west-1", "us-west-2", "us-gov-east-1", "us-gov-west-1", "ca-central-1", "ca-west-1",
 ))  # fmt: skip
@@ -70,10 +69,7 @@ def _client(region: str, role: Credentials, host: Host) -> aws.Client:
 
 
 def _wants_fips(region: str) -> bool:
-    if region not in FIPS_REGIONS or not os.path.exists(FIPS_FLAG):
-        return False
-    with open(FIPS_FLAG, encoding="ascii") as file:
-        return file.read().strip() == "1"
+    return region in FIPS_REGIONS and fips.is_on()
 
 
 def download(client: aws.Client, wanted: Object, writer: Writer) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from common import serviceconnect
 from common.model.status import ContainerType, TaskStatus
 from common.model.task import Container, Health, Task
 from services.telemetry.core.dockerstats import DockerStats, Interface
@@ -17,7 +18,6 @@ from services.telemetry.core.numbers import NANOSECONDS, parse_time
 from services.telemetry.core.samples import STREAM_LENGTH, Queue
 from services.telemetry.core.serviceconnect import Holder
 
-SERVICE_CONNECT = "serviceconnectdetail"  # type of the task's attachment
 EBS = "amazonebs"
 
 
@@ -152,7 +152,7 @@ class Book:
     def _attach(self, entry: TaskEntry, task: Task) -> None:
         if self.metrics and entry.network is None and entry.network_mode == "awsvpc" and entry.pause():
             entry.network = Network()
-        name = next((a.properties.get("ContainerName") for a in task.attachments if a.type == SERVICE_CONNECT), None)
+        name = serviceconnect.proxy_name(task)
         if name and entry.service_connect is None and any(c.name == name for c in entry.containers.values()):
             entry.service_connect = Holder()
 

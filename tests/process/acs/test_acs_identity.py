@@ -55,6 +55,18 @@ def test_metadata_that_is_away_keeps_the_stored_identity(start_acs, control_plan
     assert bus.durable.get(keys.INSTANCE, keys.INSTANCE_ID).ec2_instance_id == "i-1"
 
 
+def test_the_endpoints_that_were_discovered_are_kept(start_acs, control_plane, bus, eventually):
+    """That of ACS for the next start, that of Service Connect for the engine's relay (spec 04 §11.4)."""
+    start_acs()
+    url = control_plane.url
+
+    def kept():
+        found = bus.durable.get(keys.INSTANCE, keys.INSTANCE_ID)
+        return found and (found.acs_endpoint, found.service_connect_endpoint) == (url + "/acs/", url + "/sc/")
+
+    eventually(kept, 15)
+
+
 def test_an_instance_outside_of_ec2_asks_no_metadata_and_names_its_architecture(start_acs, control_plane, eventually):
     """ECS Anywhere: case 59 over the wire."""
     start_acs(env={"ECS_EXTERNAL": "true"})

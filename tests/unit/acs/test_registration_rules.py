@@ -129,6 +129,15 @@ def test_volumes_are_offered_where_their_driver_is_installed():
         assert not [n for n in names(situation(host=here, **env)) if "ebs" in n]
 
 
+def test_service_connect_is_offered_where_its_image_was_loaded():
+    """Spec 01 §6.5: before the volumes, and never outside of EC2."""
+    docker = DockerFacts(usable_api_versions=MODERN, service_connect_loaded=True)
+    offered = names(situation(docker))
+    assert offered.index("service-connect-v1") < offered.index("storage.ebsta-non-root-user")
+    assert "service-connect-v1" not in names(situation())
+    assert "service-connect-v1" not in names(situation(docker, ECS_EXTERNAL="true"))
+
+
 @pytest.mark.parametrize(
     ("host", "env", "option"),
     [

@@ -9,6 +9,7 @@ import pytest
 from common.model.agent import Instance
 from common.model.status import ContainerStatus, ContainerType, HealthStatus, TaskStatus
 from common.model.task import (
+    Attachment,
     Container,
     Health,
     Mount,
@@ -148,7 +149,9 @@ def test_behind_service_connect_a_container_shows_the_ports_of_its_own_pause_con
         docker_id="cd" * 32,
         port_bindings=(binding,),
     )
-    world.view.set_task(task(containers=(container(network_mode=f"container:{'cd' * 32}", networks=()), pause)))
+    app = container(network_mode=f"container:{'cd' * 32}", networks=())
+    proxied = Attachment(type="serviceconnectdetail", properties={"ContainerName": app.name})
+    world.view.set_task(task(containers=(app, pause), attachments=(proxied,)))
     shown = world.get(f"/v4/{E}").json
     assert shown["Ports"] == [{"ContainerPort": 80, "Protocol": "tcp", "HostPort": 32768, "HostIp": "0.0.0.0"}]
     assert shown["Networks"] == [{"NetworkMode": f"container:{'cd' * 32}", "IPv4Addresses": [""]}]

@@ -296,7 +296,7 @@ def firelens_task(**fields: Any) -> Task:
 
 def test_awsfirelens_becomes_fluentd_to_the_routers_socket() -> None:
     """Conformance cases R42 and R55: exactly these options; FLUENT_HOST is the router's bridge address."""
-    body = build(firelens_task(), on=world(bridge_ip=lambda container: "172.17.0.9"))
+    body = build(firelens_task(), on=world(bridge_ip=lambda task, container: "172.17.0.9"))
     id_ = "0123456789abcdef0123456789abcdef"
     assert body["HostConfig"]["LogConfig"] == {
         "Type": "fluentd",
@@ -323,7 +323,7 @@ def test_only_a_container_on_the_bridge_is_told_where_the_router_is(mode: str) -
 def test_awsfirelens_needs_the_routers_address_and_dockers_version() -> None:
     """Each failure has its own name and text; the option's name follows the version (case R41)."""
     assert refusal(firelens_task()) == "DockerClientConfigError: unable to get BridgeIP for task in bridge mode"
-    old = world(replace(FACTS, server_version="19.03.5"), bridge_ip=lambda container: "1.2.3.4")
+    old = world(replace(FACTS, server_version="19.03.5"), bridge_ip=lambda task, container: "1.2.3.4")
     config = build(firelens_task(), on=old)["HostConfig"]["LogConfig"]["Config"]
     assert config["fluentd-async-connect"] == "true" and "fluentd-async" not in config
     text = refusal(firelens_task(), on=world(replace(FACTS, server_version="20.10")))

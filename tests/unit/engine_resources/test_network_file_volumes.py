@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from common.model.agent import DockerFacts
-from common.model.task import Attachment, Container, MountPoint, Task, Volume
+from common.model.task import Container, MountPoint, Task, Volume
 from common.wire.payload import parse_task
 from services.engine.core.effects import SetupError
 from services.engine.docker.settings import Settings
@@ -184,7 +184,6 @@ FSX = "FSx for Windows File Server volumes"
     ("task", "what"),
     [
         (Task(arn=ARN, network_mode="awsvpc"), "network mode awsvpc (task network interfaces)"),
-        (Task(arn=ARN, attachments=(Attachment(type="serviceconnectdetail"),)), "Service Connect"),
         (Task(arn=ARN, volumes=(Volume(name="v", type="fsxWindowsFileServer"),)), FSX),
     ],
 )  # fmt: skip

@@ -44,7 +44,7 @@ class Bench:
         facts = DockerFacts(server_version="20.10.24", default_api_version="1.21", usable_api_versions=("1.21",))
         world = World(
             self.settings, facts, PortPicker((40001, 40100), lambda port, protocol: True), "us-west-2", "default",
-            bridge_ip=lambda c: "172.17.0.9",
+            bridge_ip=lambda task, c: "172.17.0.9",
         )  # fmt: skip
         return request.build(task, container, world, self.registry, {})
 

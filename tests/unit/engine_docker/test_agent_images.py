@@ -1,18 +1,24 @@
-"""The image of the EBS driver: loaded where the operator put its archive, and nowhere else (spec 08 §10.3)."""
+"""The images that the agent brings: loaded where the operator put their archives, and nowhere else (spec 08 §10)."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from services.engine.docker import daemon_image
+from services.engine.docker.agent_images import EBS_DRIVER, AgentImage
 from services.engine.docker.api import ApiError, TimedOut
 from services.engine.docker.settings import Settings
 
 WANTED = Settings(ebs_volumes=True)
+
+
+def driver(archive: Path) -> AgentImage:
+    """The EBS driver in this archive."""
+    return replace(EBS_DRIVER, archive=str(archive))
 
 
 class Daemon:
@@ -34,9 +40,9 @@ def test_the_archive_is_sent_as_it_is(tmp_path: Path):
     archive = tmp_path / "driver.tar"
     archive.write_bytes(b"a tar" * 1000)
     docker = Daemon()
-    assert daemon_image.load(docker, WANTED, str(archive)) is True  # type: ignore[arg-type]
+    assert driver(archive).load(docker, WANTED) is True  # type: ignore[arg-type]
     assert docker.asked == [("POST", "/images/load", b"a tar" * 1000)]
-    assert daemon_image.is_here(docker, WANTED, str(archive)) is True  # type: ignore[arg-type]
+    assert driver(archive).is_here(docker, WANTED) is True  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("settings", [WANTED, Settings()])
@@ -46,8 +52,8 @@ def test_without_an_archive_or_the_option_docker_is_not_asked(tmp_path: Path, se
     if not settings.ebs_volumes:
         archive.write_bytes(b"x")
     docker = Daemon()
-    assert daemon_image.load(docker, settings, str(archive)) is False  # type: ignore[arg-type]
-    assert daemon_image.is_here(docker, settings, str(archive)) is False  # type: ignore[arg-type]
+    assert driver(archive).load(docker, settings) is False  # type: ignore[arg-type]
+    assert driver(archive).is_here(docker, settings) is False  # type: ignore[arg-type]
     assert docker.asked == []
 
 
@@ -57,9 +63,9 @@ def test_a_load_that_fails_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptur
     archive = tmp_path / "driver.tar"
     archive.write_bytes(content)
     with caplog.at_level(logging.WARNING):
-        assert daemon_image.load(Daemon(TimedOut("too slow")), WANTED, str(archive)) is True  # type: ignore[arg-type]
+        assert driver(archive).load(Daemon(TimedOut("too slow")), WANTED) is False  # type: ignore[arg-type]
     assert "the image of the EBS driver is not loaded from" in caplog.text
     missing = Daemon(ApiError(404, "Not Found", "No such image", "u"))
-    assert daemon_image.is_here(missing, WANTED, str(archive)) is False  # type: ignore[arg-type]
+    assert driver(archive).is_here(missing, WANTED) is False  # type: ignore[arg-type]
     with pytest.raises(ApiError):
-        daemon_image.is_here(Daemon(ApiError(500, "", "broken", "u")), WANTED, str(archive))  # type: ignore[arg-type]
+        driver(archive).is_here(Daemon(ApiError(500, "", "broken", "u")), WANTED)  # type: ignore[arg-type]

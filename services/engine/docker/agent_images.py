@@ -1,0 +1,75 @@
+"""The images of the containers that the agent adds by itself: EBS driver and Service Connect agent (spec 08 §10).
+
+The operator puts their archives where the agent looks for them. They are loaded at each start, in the background,
+because that takes seconds and only some tasks need them; the Service Connect agent's also whenever its archive changes.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from common.ebs import DRIVER_ARCHIVE, DRIVER_IMAGE
+from common.serviceconnect import AGENT_ARCHIVE, AGENT_IMAGE
+from services.engine.docker import pause_image
+from services.engine.docker.api import Api, DockerCallError
+from services.engine.docker.settings import Settings
+
+log = logging.getLogger(__name__)
+
+LOAD_SECONDS = 120.0
+
+Stamp = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class AgentImage:
+    """An image, the archive that it comes in, and whether this host has any use for it."""
+
+    image: str
+    archive: str
+    words: str
+    wanted: Callable[[Settings], bool] = lambda settings: True
+
+    def is_wanted(self, settings: Settings) -> bool:
+        """Whether it is to be loaded."""
+        return self.wanted(settings) and os.path.exists(self.archive)
+
+    def is_here(self, api: Api, settings: Settings) -> bool:
+        """Whether Docker has the image; nobody is asked where it is not wanted. Raises DockerCallError."""
+        return self.is_wanted(settings) and pause_image.is_here(api, self.image)
+
+    def load(self, api: Api, settings: Settings) -> bool:
+        """Load the archive, if it is wanted; True when Docker took it. What fails is logged."""
+        if not self.is_wanted(settings):
+            return False
+        try:
+            # It is some 50 MB, which need not be in memory all at once.
+            with (
+                open(self.archive, "rb") as archive,
+                mmap.mmap(archive.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+                memoryview(mapped) as data,
+            ):
+                headers = {"Content-Type": "application/x-tar"}
+                api.call("POST", "/images/load", LOAD_SECONDS, query={"quiet": 1}, body=data, headers=headers)
+        except (OSError, ValueError, DockerCallError) as error:
+            # An image from before still serves.
+            log.warning("the image of the %s is not loaded from %s: %s", self.words, self.archive, error)
+            return False
+        log.info("the image of the %s is loaded from %s", self.words, self.archive)
+        return True
+
+    def stamp(self) -> Stamp | None:
+        """What changes when the archive does; None without an archive."""
+        try:
+            found = os.stat(self.archive)
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+EBS_DRIVER = AgentImage(DRIVER_IMAGE, DRIVER_ARCHIVE, "EBS driver", lambda settings: settings.ebs_volumes)
+SERVICE_CONNECT = AgentImage(AGENT_IMAGE, AGENT_ARCHIVE, "Service Connect agent", lambda s: not s.external)

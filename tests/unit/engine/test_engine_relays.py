@@ -1,0 +1,134 @@
+"""The relay of Service Connect: there when it is needed, one at a time, of the image of the day (spec 04 §11)."""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+import pytest
+from msgspec.structs import replace
+
+from common.model.agent import Instance
+from common.model.status import TaskStatus as T
+from common.model.task import Attachment, Container, Task
+from services.engine.relays import Relays
+
+PROXIED = Attachment(type="serviceconnectdetail", properties={"ContainerName": "sc"})
+WEB = Task(arn="web", containers=(Container(name="sc"),), attachments=(PROXIED,), desired=T.RUNNING)
+
+
+class Host:
+    """The engine around the relays; time passes as the test says."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[str, Task] = {"web": WEB}
+        self.begun: list[Task] = []
+        self.ended: list[str] = []
+        self.loaded, self.loads, self.now = True, 0, 0.0
+        self.stamp: tuple[int, int, int] | None = (1, 1, 1)
+        self.takes_image = True
+        self.instance = Instance(region="eu-west-1")
+        self.relays = Relays(
+            self, lambda: list(self.tasks.values()), self._begin, lambda task, why: self.ended.append(task.arn),
+            lambda: self.loaded, lambda: self.instance, "", lambda: self.now,
+        )  # fmt: skip
+
+    def _begin(self, task: Task) -> None:
+        self.begun.append(task)
+        self.tasks["relay"] = task
+
+    def load_service_connect(self) -> bool:
+        """As the hands do."""
+        self.loads += 1
+        return self.takes_image
+
+    def service_connect_stamp(self) -> tuple[int, int, int] | None:
+        """As the hands do."""
+        return self.stamp
+
+    def relay_is(self, **changes: object) -> None:
+        """What has become of the relay."""
+        self.tasks["relay"] = replace(self.tasks["relay"], **changes)
+
+
+@pytest.fixture
+def host() -> Host:
+    """A host with one task that uses Service Connect."""
+    return Host()
+
+
+def test_one_relay_begins_when_it_is_needed(host: Host):
+    """And none beside it; it learns its endpoint from ECS, or from its region."""
+    host.relays.look()
+    host.relays.look()
+    assert len(host.begun) == 1
+    told = host.begun[0].containers[0].environment
+    assert (told["AWS_REGION"], told["APPMESH_XDS_ENDPOINT"]) == ("eu-west-1", "https://ecs-sc.eu-west-1.api.aws")
+    host.instance = Instance(region="eu-west-1", service_connect_endpoint="https://told")
+    host.relay_is(known=T.STOPPED)
+    host.now = 1000.0
+    host.relays.look()
+    assert host.begun[1].containers[0].environment["APPMESH_XDS_ENDPOINT"] == "https://told"
+
+
+def test_none_begins_without_need_or_without_the_image(host: Host):
+    """A host whose archive comes later starts it then."""
+    host.loaded = False
+    host.relays.look()
+    host.loaded = True
+    host.tasks["web"] = replace(WEB, known=T.STOPPED)
+    host.relays.look()
+    assert host.begun == []
+    host.tasks["web"] = WEB
+    host.relays.look()
+    assert len(host.begun) == 1
+
+
+def test_a_relay_that_fails_again_and_again_is_started_at_longer_intervals(host: Host):
+    """And soon again after one that ran for a while."""
+    begun = []
+    for _ in range(4000):
+        host.relays.look()
+        if "relay" in host.tasks and host.tasks["relay"].known < T.STOPPED:
+            begun.append(host.now)
+            host.relay_is(known=T.STOPPED)
+        host.now += 1.0
+    gaps = [b - a for a, b in itertools.pairwise(begun)]
+    assert 10 < len(begun) < 30 and max(gaps) <= 400 and gaps[0] < 5 < gaps[-1]
+    host.now += 400.0
+    host.relays.look()
+    host.relay_is(known=T.RUNNING, known_at=time.time() - 61)
+    host.relays.look()
+    host.relay_is(known=T.STOPPED)
+    host.now += 400.0
+    host.relays.look()
+    host.relay_is(known=T.STOPPED)
+    host.now += 3.0
+    host.relays.look()
+    assert host.tasks["relay"].known < T.STOPPED
+
+
+def test_another_archive_is_loaded_when_it_has_stopped_growing(host: Host):
+    """The reference loads a growing file at each write; the relay ends, and its successor has the new image."""
+    host.relays.look()
+    for size in (2, 3, 4):
+        host.stamp = (size, size, 1)
+        host.relays.look()
+    assert (host.loads, host.ended) == (0, [])
+    for _ in range(3):
+        host.relays.look()
+    assert (host.loads, host.ended) == (1, [host.begun[0].arn])
+    host.relay_is(known=T.STOPPED)
+    host.relays.look()
+    assert len(host.begun) == 2
+
+
+def test_an_archive_that_docker_refuses_leaves_the_relay_alone(host: Host):
+    """As does one that is gone."""
+    host.relays.look()
+    host.takes_image, host.stamp = False, (9, 9, 9)
+    for _ in range(4):
+        host.relays.look()
+    host.stamp = None
+    host.relays.look()
+    assert (host.loads, host.ended, len(host.begun)) == (1, [], 1)
