@@ -25,9 +25,9 @@ def begin(
     turn = Turn(task, around)
     if task.desired != TaskStatus.STOPPED:
         try:
-            ordered = set_order(task)
             limited = limits_enabled and not task.is_internal
-            turn.task = set_up(ordered, tuple(resources_for(ordered)), limited)
+            resources = tuple(resources_for(task))
+            turn.task = set_up(set_order(task), resources, limited)
         except SetupError as error:
             reject(turn, wrapped(task, error))
             return turn.decision()

@@ -28,7 +28,7 @@ from common.model.agent import DockerFacts
 from common.model.task import Container, Resource, Task
 from services.engine.core.effects import Action, DockerEvent, Effect, Outcome, Resync
 from services.engine.docker import facts as docker_facts
-from services.engine.docker import gpu, names, pause_image
+from services.engine.docker import names, pause_image
 from services.engine.docker.agent_images import EBS_DRIVER, SERVICE_CONNECT, Stamp
 from services.engine.docker.api import Api, DockerCallError
 from services.engine.docker.containers import ContainerFailed, Containers
@@ -282,7 +282,6 @@ class Hands:
     ) -> tuple[Resource, ...]:
         """The resources of a task that is set up; `facts` decide about task limits. Raises SetupError (the cause)."""
         found = self.registry.resources_for(task, self._host(facts))
-        gpu.check(task, self.settings)
         ebs.look_for_mounts(task)
         return found
 

@@ -7,13 +7,15 @@ reason: running it without its secrets or its volume would be worse than not run
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
 from common.model.task import Resource, Task
 from services.engine.core.effects import SetupError
+from services.engine.core.prepare import set_order
+from services.engine.docker import gpu
 from services.engine.resources import service_connect
 from services.engine.resources.cgroup import TaskCgroups
 from services.engine.resources.credential_spec_sources import names_in
@@ -34,8 +36,8 @@ log = logging.getLogger(__name__)
 
 # The orders of set-up (spec 05 §1.3) and of amending create requests (spec 05 §1.7); other kinds come last.
 SET_UP = (
-    "cgroup", service_connect.KIND, "asm-auth", "ssmsecret", "asmsecret", "dockerVolume", "firelens", "credentialspec",
-    "envfile",
+    "cgroup", service_connect.KIND, "order", "asm-auth", "ssmsecret", "asmsecret", "dockerVolume", "gpu", "firelens",
+    "credentialspec", "envfile",
 )  # fmt: skip
 AMEND = (service_connect.KIND, "firelens", "ssmsecret", "asmsecret", "credentialspec", "envfile")
 
@@ -70,6 +72,11 @@ NEEDS: dict[str, tuple[Needs, str]] = {
     "s3files": (_volume_of("s3files"), "Amazon S3 Files volumes"),
     "fsxWindowsFileServer": (_volume_of("fsxWindowsFileServer"), "FSx for Windows File Server volumes"),
     "awsvpc": (lambda task: task.network_mode == "awsvpc", "network mode awsvpc (task network interfaces)"),
+}
+# Steps of the set-up that need nothing and find faults: of several faults in a task the first in order is told.
+CHECKS: dict[str, Callable[[Task, Host], object]] = {
+    "order": lambda task, host: set_order(task),
+    "gpu": lambda task, host: gpu.check(task, host.settings),
 }
 SERVED_BY = {"efs": "dockerVolume", "s3files": "dockerVolume"}  # need -> kind, where the names differ
 
@@ -112,19 +119,18 @@ class Registry:
         """Plug in a kind."""
         self._kinds[kind.name] = kind
 
-    def __iter__(self) -> Iterator[ResourceKind]:
-        return self._in_order(SET_UP)
-
-    def _in_order(self, order: tuple[str, ...]) -> Iterator[ResourceKind]:
-        known = [self._kinds[name] for name in order if name in self._kinds]
-        return iter([*known, *(k for name, k in self._kinds.items() if name not in order)])
-
     def resources_for(self, task: Task, host: Host) -> tuple[Resource, ...]:
         """The resources that the task needs, in the order of set-up. Raises SetupError with the cause."""
         for need, (needs, words) in NEEDS.items():
             if SERVED_BY.get(need, need) not in self._kinds and needs(task):
                 raise SetupError(f"the task needs {words}, which this agent does not support")
-        return tuple(_distinct(task, resource) for kind in self for resource in kind.prepare(task, host))
+        found: list[Resource] = []
+        for step in dict.fromkeys((*SET_UP, *self._kinds)):
+            if step in CHECKS:
+                CHECKS[step](task, host)
+            elif step in self._kinds:
+                found += self._kinds[step].prepare(task, host)
+        return tuple(_distinct(task, resource) for resource in found)
 
     def create(self, task: Task, resource: Resource, host: Host) -> dict[str, Any]:
         """Make a resource; returns what belongs into its detail. Raises ResourceFailed."""
@@ -136,10 +142,10 @@ class Registry:
 
     def amend(self, draft: Draft) -> None:
         """Let every resource of the task add its part to a create request, kinds in order."""
-        for kind in self._in_order(AMEND):
+        for name in dict.fromkeys((*AMEND, *self._kinds)):
             for resource in draft.task.resources:
-                if resource.kind == kind.name:
-                    kind.amend(draft, resource)
+                if resource.kind == name and name in self._kinds:
+                    self._kinds[name].amend(draft, resource)
 
     def asm_auth(self, task: Task, parameter: str) -> dict[str, str] | None:
         """Docker credentials that were fetched from Secrets Manager for a task, or None."""
