@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ R = TypeVar("R")
 Client = Any  # redis.Redis; its annotations describe every protocol version and option at once
 
 CALL_SECONDS = 10.0  # longest wait for one answer; `appendfsync always` on a slow disk stays far below
+CALLS = 16  # at a time: their connections are kept, on both sides, and the server does one after the other
 UNREACHABLE = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError, OSError)
 
 # ARGV: guard field, guard revision, then each command as its number of words and the words.
@@ -137,6 +139,7 @@ class Store:
     def __init__(self, name: str, path: str, closing: Callable[[], bool] = lambda: False) -> None:
         self.name, self.path, self.closing = name, path, closing
         self._client = self._connect(CALL_SECONDS)
+        self._calls = threading.BoundedSemaphore(CALLS)
         self._script = COMMIT_SCRIPT
         self._sha = ""
         self._was_down = False
@@ -170,7 +173,7 @@ class Store:
         end = None if deadline_seconds is None else time.monotonic() + deadline_seconds
         while True:
             try:
-                result = action(self._client)
+                result = self._in_turn(action, end)
                 self._back()
                 return result
             except UNREACHABLE as error:
@@ -179,6 +182,15 @@ class Store:
                     raise Temporary(f"Redis '{self.name}' at {self.path} does not answer: {error}") from error
                 self._away(error)
                 time.sleep(delay)
+
+    def _in_turn(self, action: Callable[[Client], R], end: float | None) -> R:
+        wait = None if end is None else max(0.0, end - time.monotonic())
+        if not self._calls.acquire(timeout=wait):
+            raise redis.TimeoutError(f"{CALLS} calls wait for an answer already")
+        try:
+            return action(self._client)
+        finally:
+            self._calls.release()
 
     def _away(self, error: Exception) -> None:
         if not self._was_down:
