@@ -31,6 +31,7 @@ import gevent.util
 from common import logs, readiness
 from common.config import Config, load
 from common.errors import Temporary, Terminal
+from common.heap import AfterWork
 from common.looplag import LoopLag
 from common.parent import die_with_parent
 from common.readiness import Beat, Stalls
@@ -185,6 +186,8 @@ def _dump(context: Context) -> None:
 
 
 def _beat(context: Context) -> None:
+    after_work = AfterWork()
     while True:
         context.beat()
         gevent.sleep(BEAT_SECONDS)
+        after_work.look(BEAT_SECONDS)
