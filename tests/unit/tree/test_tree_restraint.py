@@ -93,4 +93,4 @@ def test_local_mode_asks_no_metadata_service_and_signs_with_something():
 def test_the_store_gets_no_password_of_the_configuration():
     """spec 10 §18 trap 15: ecs.config puts passwords of registries into the environment of everything."""
     ours = {"PATH": "/bin", "LC_ALL": "C", "ECS_ENGINE_AUTH_DATA": "secret", "ECS_CLUSTER": "x"}
-    assert redis.environment(ours) == {"PATH": "/bin", "LC_ALL": "C"}
+    assert redis.environment(ours) == {"PATH": "/bin", "LC_ALL": "C", **redis.ALLOCATOR}
