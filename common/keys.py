@@ -33,7 +33,7 @@ EVENTS = "stream:events"  # engine -> acs: the outbox
 FEED = "stream:feed"  # one in each server: "document X changed, revision n"
 REVISIONS = "revisions"  # hash "<kind>:<id>" -> revision: makes a repeated commit harmless
 EPOCH = "epoch"  # random; another value means that the server lost its data
-FEED_LENGTH = 20_000  # entries kept; a reader that fell behind reloads the documents
+FEED_LENGTH = 2_000  # entries kept; a reader that fell behind reloads the documents
 
 
 class Kind(Generic[T]):

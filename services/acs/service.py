@@ -49,7 +49,7 @@ T = TypeVar("T")
 
 KEEP_HOUSE_SECONDS = 2.0
 CAPABILITIES_SECONDS = 20.0
-TIDY_SECONDS = 600.0
+TIDY_SECONDS = 60.0
 STOP_SECONDS = 5.0
 SESSION_ID = "acs"
 QUIET_SECONDS = 3.0  # a session that was down for less is no news

@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, Protocol
@@ -41,7 +40,6 @@ GROUP = "acs"
 PERMITS = 10
 FLUSH_SECONDS = (10.0, 30.0)
 RETRY_START, RETRY_MAXIMUM, RETRY_FACTOR, RETRY_JITTER = 1.0, 30.0, 1.3, 0.2
-REMEMBERED_ENTRIES = 20_000
 FORGET_SECONDS = 1.0  # between the last report of a task and the end of its credentials
 NOTHING = Sent()
 
@@ -73,7 +71,7 @@ class Submission:
         self.outbox = Outbox()
         self._sent: dict[str, Sent] = {}
         self._in_hand: set[str] = set()  # entries taken and not settled
-        self._settled: OrderedDict[str, None] = OrderedDict()  # the latest that are
+        self._settled: set[str] = set()  # those that are, since the last read began
         self._permits = gevent.lock.BoundedSemaphore(PERMITS)
         self._in_flight = 0
         self._stopping = False
@@ -88,6 +86,7 @@ class Submission:
         """Read the outbox for the life of the process."""
         consumer = self._bus.durable.consumer(keys.EVENTS, GROUP, Event)
         while not self._stopping:
+            self._settled.clear()  # what left the outbox before this read cannot be in its answer
             for entry in consumer.read():
                 self.take(entry)
 
@@ -178,10 +177,7 @@ class Submission:
         """Take entries out of the outbox, together with what `change` holds."""
         self._bus.durable.commit((change or Change()).acknowledge(keys.EVENTS, GROUP, *entry_ids))
         self._in_hand.difference_update(entry_ids)
-        # A reader that lost its connection may still hold an answer that has them.
-        self._settled.update(dict.fromkeys(entry_ids))
-        while len(self._settled) > REMEMBERED_ENTRIES:
-            self._settled.popitem(last=False)
+        self._settled.update(entry_ids)  # a reader that lost its connection may still hold an answer that has them
 
     # -- sending -------------------------------------------------------------------------------
 

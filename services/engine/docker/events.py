@@ -33,7 +33,7 @@ ACTIONS = ("create", "start", "stop", "die", "restart", "oom", "health_status: u
 INSPECTED = ("start", "stop", "die", "restart", "health_status: unhealthy", "health_status: healthy")
 SHARED_SECONDS = 2.0  # how long an event waits for the inspect of a call in flight
 OPEN_SECONDS = 30.0
-SEEN_EVENTS = 2000
+SEEN_EVENTS = 200
 WORKERS = 64  # an event may hold its slot while it waits for a call in flight
 TICK_SECONDS = 0.5
 

@@ -189,6 +189,16 @@ def test_an_entry_that_comes_again_is_taken_once(rig):
     assert len(rig.api.bodies) == 1
 
 
+def test_what_was_settled_before_a_read_is_forgotten_with_it(rig):
+    """It left the outbox, so that answer cannot hold it; remembered for good it would grow with every task."""
+    reader = gevent.spawn(rig.submission.run)
+    for number in range(5):
+        rig.bus.durable.commit(Change().append(keys.EVENTS, changed(TaskStatus.RUNNING, f"arn:{number}")))
+        rig.settle(lambda: rig.left == 0)
+    assert len(rig.submission._settled) <= 1
+    reader.kill()
+
+
 def test_reports_of_one_task_are_serial_and_ten_go_out_at_a_time(rig):
     """Over all tasks; a second report of a task waits for the first."""
     rig.api.hold = gevent.event.Event()
