@@ -31,6 +31,7 @@ from common.parent import die_with_parent
 PREFIX = "services."
 CRASHED = 1
 PRELOADED = (
+    "_strptime",  # which time.strptime imports when it is first called
     "asyncio", "concurrent.futures", "email.message", "faulthandler", "hashlib", "http.client", "http.cookies",
     "http.server", "inspect", "ipaddress", "json", "logging.handlers", "queue", "random", "secrets", "selectors",
     "shutil", "ssl", "statistics", "subprocess", "tempfile", "threading", "urllib.request", "uuid",
