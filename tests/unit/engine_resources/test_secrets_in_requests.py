@@ -177,7 +177,7 @@ def test_the_routers_binds_are_configuration_socket_and_s3_file(
 def test_the_router_waits_for_the_secrets_of_those_that_log_through_it(bench: Bench) -> None:
     """The dependency of spec 05 §1.5, through the resource's own note of the router."""
     task = replace(firelens_task(), resources=())
-    resources = [r for kind in bench.registry for r in kind.prepare(task, _host(bench))]
+    resources = bench.registry.resources_for(task, _host(bench))
     ready = set_up(task, resources, limits_enabled=False)
     router = ready.container("router")
     assert router is not None
@@ -203,7 +203,7 @@ def test_values_are_in_no_document_and_no_text(bench: Bench) -> None:
     """Neither the resources nor the stores show what they hold."""
     bench.values.keep(ARN, "ssm", {"/p_us-west-2": "t0p"})
     task = firelens_task()
-    resources = [r for kind in bench.registry for r in kind.prepare(task, _host(bench))]
+    resources = bench.registry.resources_for(task, _host(bench))
     assert "t0p" not in repr((bench.values, bench.registry, resources, task))
 
 
