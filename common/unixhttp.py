@@ -8,8 +8,11 @@ import socket
 import gevent
 
 
-def get(socket_path: str, target: str, seconds: float) -> tuple[int, bytes]:
-    """Status and body of a GET. Raises OSError, a TimeoutError when `seconds` have passed."""
+def get(socket_path: str, target: str, seconds: float, longest: int) -> tuple[int, bytes]:
+    """Status and body of a GET.
+
+    Raises OSError: a TimeoutError when `seconds` have passed, another for a body of more than `longest` bytes.
+    """
     connection = http.client.HTTPConnection("localhost", timeout=seconds)
     try:
         with gevent.Timeout(seconds, TimeoutError(f"no answer within {seconds:g} s")):
@@ -17,7 +20,10 @@ def get(socket_path: str, target: str, seconds: float) -> tuple[int, bytes]:
             connection.sock.connect(socket_path)
             connection.request("GET", target)
             response = connection.getresponse()
-            return response.status, response.read()
+            body = response.read(longest + 1)
+            if len(body) > longest:
+                raise OSError(f"the answer has more than {longest} bytes")
+            return response.status, body
     except http.client.HTTPException as error:
         raise OSError(f"{type(error).__name__}: {error}") from error
     finally:

@@ -55,6 +55,7 @@ class DockerFacts(Document, frozen=True, kw_only=True):
     pause_image_loaded: bool = False  # amazon/amazon-ecs-pause:0.1.0 is there: pid and ipc namespaces can be shared
     volume_driver_loaded: bool = False  # the image of the EBS driver is there
     service_connect_loaded: bool = False  # that of the Service Connect agent is there
+    service_connect_digest: str = ""  # of the image in its archive
 
 
 class Sent(Document, frozen=True, kw_only=True):

@@ -38,6 +38,7 @@ from services.engine.admission import Admission, host_of
 from services.engine.core.decide import Admitted, CredentialsArrived, Desire, Happened, Inadmissible, PullBegan
 from services.engine.core.effects import DockerEvent, Effect, Outcome, Resync, SetupError
 from services.engine.core.progress import needs_admission
+from services.engine.core.relay import is_relay
 from services.engine.core.turn import Settings
 from services.engine.crew import Crew
 from services.engine.images import Images
@@ -69,11 +70,13 @@ class HandsLike(Protocol):
 
     def refresh_facts(self) -> DockerFacts: ...
 
-    def load_agent_images(self) -> bool: ...
+    def load_driver_image(self) -> bool: ...
 
     def load_service_connect(self) -> bool: ...
 
-    def service_connect_stamp(self) -> tuple[int, int, int] | None: ...
+    def service_connect_stamp(self) -> tuple[int, ...] | None: ...
+
+    def forget_instance(self) -> None: ...
 
     def list_containers(self) -> list[tuple[str, str, dict[str, str], str]]: ...
 
@@ -113,7 +116,8 @@ class Engine:
         self.patrol = Patrol(hands, self._tasks, self._look_at)
         self.relays = Relays(
             hands, self._tasks, lambda task: self.add(task, True).start(), self._end,
-            lambda: self.facts.service_connect_loaded, self._instance, str(config["AWS_DEFAULT_REGION"] or ""),
+            self._refresh_facts, lambda: self.facts.service_connect_loaded, self._instance,
+            str(config["AWS_DEFAULT_REGION"] or ""),
         )  # fmt: skip
         self.arrivals = 0  # the number of the youngest task
         self._greenlets: list[gevent.Greenlet] = []
@@ -182,8 +186,8 @@ class Engine:
         self._greenlets.append(gevent.spawn(self._forever, self._read_events))
 
     def load_images(self) -> None:
-        """Load the images of the agent's own tasks, and publish that they are there."""
-        if self.hands.load_agent_images():
+        """Load the image of the EBS driver, and publish that it is there."""
+        if self.hands.load_driver_image():
             self._refresh_facts()
 
     def stop(self, seconds: float) -> None:
@@ -292,10 +296,12 @@ class Engine:
     def _forget_everything(self, reason: str, entry_id: str) -> None:
         """The tasks belong to another instance. Their containers are left alone, as the reference does.
 
-        No later command is looked at before this one is acknowledged: repeated after a crash, it would drop new tasks.
+        The relay stays: it belongs to the host, and another would find its socket taken. No later command is looked at
+        before this one is acknowledged: repeated after a crash, it would drop new tasks.
         """
-        log.warning("all %d tasks are forgotten: %s", len(self.workers), reason)
-        workers = list(self.workers.values())
+        workers = [worker for worker in self.workers.values() if not is_relay(worker.task)]
+        log.warning("all %d tasks are forgotten: %s", len(workers), reason)
+        self.hands.forget_instance()
         acks = [entry_id, *(ack for worker in workers for ack in worker.kill())]
         gevent.sleep(LAST_SAVES_SECONDS)
         self.records.forget([worker.task for worker in workers], acks)

@@ -1,6 +1,7 @@
-"""Sees to it that the relay of Service Connect runs while it is needed, and that it runs the image of the day.
+"""Loads the Service Connect agent's image, and sees to it that the relay runs when it is needed, with that image.
 
-Whether one is needed is read from the tasks each time, so nothing rests on the call that makes it come at once.
+What is to be done is read from the archive and from the tasks each time, so nothing rests on the call that makes it
+happen at once.
 """
 
 from __future__ import annotations
@@ -24,19 +25,20 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS, ENDING_SECONDS = 5.0, 0.5
 STEADY_SECONDS = 60.0  # a relay that ran for so long is no longer one that fails at its start
 
-Stamp = tuple[int, int, int]
-
 
 class LoadsImage(Protocol):
     """The part of the hands that is needed."""
 
     def load_service_connect(self) -> bool: ...
 
-    def service_connect_stamp(self) -> Stamp | None: ...
+    def service_connect_stamp(self) -> tuple[int, ...] | None: ...
 
 
 class Relays:
-    """`begin` and `end` start and stop a task of the agent's own; `loaded` tells whether Docker has the image."""
+    """`begin` and `end` start and stop a task of the agent's own.
+
+    `image_came` is called after a load; `loaded` tells whether Docker has the image.
+    """
 
     def __init__(
         self,
@@ -44,17 +46,20 @@ class Relays:
         tasks: Callable[[], Iterable[Task]],
         begin: Callable[[Task], object],
         end: Callable[[Task, str], object],
+        image_came: Callable[[], object],
         loaded: Callable[[], bool],
         instance: Callable[[], Instance],
         region: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._hands, self._tasks, self._begin, self._end = hands, tasks, begin, end
-        self._loaded, self._instance, self._region, self._clock = loaded, instance, region, clock
+        self._image_came, self._loaded = image_came, loaded
+        self._instance, self._region, self._clock = instance, region, clock
         self._called = gevent.event.Event()
-        self._stamp = self._seen = hands.service_connect_stamp()
-        self._pauses = Backoff(1.0, 300.0, 2.0)
-        self._not_before = 0.0
+        self._stamp: tuple[int, ...] | None = None  # of the archive that was loaded
+        self._seen = self._at_start = hands.service_connect_stamp()
+        self._pauses, self._loads = Backoff(1.0, 300.0, 2.0), Backoff(LOOK_SECONDS, 600.0, 2.0)
+        self._not_before = self._not_loaded_before = 0.0
 
     def call(self) -> None:
         """A task with Service Connect has come: look at once."""
@@ -63,11 +68,11 @@ class Relays:
     def run(self) -> None:
         """Look again and again, for ever."""
         while True:
+            self.look()
             relay = running_relay(self._tasks())
             ending = relay is not None and relay.desired == TaskStatus.STOPPED
             self._called.wait(ENDING_SECONDS if ending else LOOK_SECONDS)
             self._called.clear()
-            self.look()
 
     def look(self) -> None:
         """Do what is to be done now. Raises Temporary when the store cannot be asked."""
@@ -89,14 +94,17 @@ class Relays:
         self._begin(task)
 
     def _load_what_changed(self) -> None:
-        """Load an archive that is another than before, as soon as it has stopped growing."""
+        """Load an archive that is another than before, as soon as it has stopped growing, until Docker takes it."""
         before, self._seen = self._seen, self._hands.service_connect_stamp()
-        if self._seen in (self._stamp, None) or self._seen != before:
+        if self._seen in (self._stamp, None) or self._seen != before or self._clock() < self._not_loaded_before:
             return
-        self._stamp = self._seen
         if not self._hands.load_service_connect():
+            self._not_loaded_before = self._clock() + self._loads.delay()
             return
+        self._loads.reset()
+        self._stamp = self._seen
+        self._image_came()
         relay = running_relay(self._tasks())
-        if relay is not None:
+        if relay is not None and self._stamp != self._at_start:
             self._not_before = 0.0
             self._end(relay, "its image was replaced")

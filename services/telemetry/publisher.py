@@ -34,6 +34,7 @@ SERVICE_CONNECT_EVERY = 3  # ticks
 VOLUME_SECONDS = 1.0
 ADMIN_REQUEST = "/stats/prometheus?usedonly&filter=metrics_extension&delta"
 ADMIN_SECONDS = 2.0
+LONGEST_STATS = 4 * 1024 * 1024  # bytes; a proxy with hundreds of routes writes some hundred KiB
 
 VolumeUse = Callable[[str, str, float], tuple[int, int]]
 """(volume id, path, seconds) -> used and total bytes; raises OSError."""
@@ -144,7 +145,7 @@ def driver_volume_use(socket_path: str) -> VolumeUse:
 def _scrape_one(entry: TaskEntry) -> None:
     path = admin_socket(entry.arn.rsplit("/", 1)[-1])
     try:
-        status, body = unixhttp.get(path, ADMIN_REQUEST, ADMIN_SECONDS)
+        status, body = unixhttp.get(path, ADMIN_REQUEST, ADMIN_SECONDS, LONGEST_STATS)
     except OSError as error:
         log.debug("the Service Connect proxy at %s gives no metrics: %s", path, error)
         return

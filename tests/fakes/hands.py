@@ -144,7 +144,7 @@ class FakeHands:
         """What is known about the daemon."""
         return self._facts
 
-    def load_agent_images(self) -> bool:
+    def load_driver_image(self) -> bool:
         """There is none."""
         return False
 
@@ -154,6 +154,9 @@ class FakeHands:
 
     def service_connect_stamp(self) -> None:
         """There is none."""
+
+    def forget_instance(self) -> None:
+        """Nothing is remembered here."""
 
     def refresh_facts(self) -> DockerFacts:
         """The same, read again."""

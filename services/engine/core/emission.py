@@ -9,15 +9,16 @@ from __future__ import annotations
 from common.model.messages import ContainerChanged, CredentialsReleased, TaskChanged
 from common.model.status import ContainerStatus, TaskStatus
 from common.model.task import Container, Task
-from common.serviceconnect import publisher
+from common.serviceconnect import AGENT_IMAGE, publisher
 from services.engine.core.turn import Turn
 
 C, T = ContainerStatus, TaskStatus
 
 
 def digest_resolved(container: Container) -> bool:
-    """True when the agent itself found the digest: the image reference does not carry it."""
-    return not container.is_internal and bool(container.image_digest) and "@" not in container.image
+    """True when the agent itself found the digest: neither the image reference nor the image's archive told it."""
+    told = "@" in container.image or container.image == AGENT_IMAGE
+    return not container.is_internal and bool(container.image_digest) and not told
 
 
 def is_reported(container: Container) -> bool:

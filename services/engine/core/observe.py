@@ -113,7 +113,7 @@ def _on_error(turn: Turn, before: Container, status: ContainerStatus, error: Nam
     if status.is_running and may_run(error):
         # Marked as applied: the container is reported as STOPPED when this stop has shown that nothing runs.
         turn.change_container(name, applied=C.STOPPED)
-        turn.do(Action.STOP, name, "the start failed, but the process may run")
+        turn.do(Action.STOP, name, f"it did not come to be {status.name}, and its process may run")
     return False
 
 

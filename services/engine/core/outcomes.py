@@ -75,8 +75,6 @@ def _create(turn: Turn, effect: Effect, outcome: Outcome) -> None:
     if seen is not None and seen.docker_id:
         turn.change_container(effect.target, docker_id=seen.docker_id)
     agents.created(turn, effect.target, outcome.agent)
-    if outcome.image_digest and not container.image_digest:
-        turn.change_container(effect.target, image_digest=outcome.image_digest)
     if outcome.port_ranges:
         turn.change_container(effect.target, port_ranges=container.port_ranges | outcome.port_ranges)
     observed(turn, effect.target, C.CREATED, seen, error=outcome.error)

@@ -1,7 +1,7 @@
 """The relay: the agent's own task that speaks to AWS for all Service Connect proxies of this host (spec 04 §11.4).
 
-ECS knows nothing of it. There is one as long as tasks with Service Connect run; its container is restarted by policy,
-and a relay that has ended for good is followed by another.
+ECS knows nothing of it. It begins with the first task that uses Service Connect and stays; its container is restarted
+by policy, and a relay that has ended for good is followed by another while there are such tasks.
 """
 
 from __future__ import annotations

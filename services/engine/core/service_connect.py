@@ -13,12 +13,12 @@ from msgspec.structs import replace
 from common.model.status import ContainerStatus, ContainerType
 from common.model.task import Container, Dependency, PortMapping, Resource, Task, TransitionDependency
 from common.serviceconnect import AGENT_IMAGE, PAUSE_OF, in_bridge_mode, proxy_name
-from services.engine.core.waiting import PAUSE_IMAGE, waiting, waiting_for_cgroup
+from services.engine.core.waiting import waiting, waiting_for_cgroup
 
 C = ContainerStatus
 
 KIND = "serviceconnect"
-PAUSE = "pause"  # in Resource.detail: the image of the pause containers
+PAUSE, DIGEST = "pause", "digest"  # in Resource.detail: the image of pause containers, the digest of the proxy's
 
 
 def resource_of(task: Task) -> Resource | None:
@@ -34,30 +34,31 @@ def order_of(task: Task, container: Container) -> list[Dependency]:
 
 def with_proxy(task: Task) -> Task:
     """The task with its proxy made Amazon's agent, and with the pause containers that it needs."""
-    proxy = proxy_name(task)
-    if not proxy:
+    proxy, settled = proxy_name(task), resource_of(task)
+    if not proxy or settled is None:
         return task
     others = [c.name for c in task.containers if c.name != proxy]
-    containers = tuple(_proxy(c, others) if c.name == proxy else c for c in task.containers)
+    digest = str(settled.detail[DIGEST])
+    containers = tuple(_proxy(c, others, digest) if c.name == proxy else c for c in task.containers)
     task = replace(task, containers=containers)
-    return _with_pauses(task, proxy) if in_bridge_mode(task) else task
+    return _with_pauses(task, proxy, settled) if in_bridge_mode(task) else task
 
 
-def _proxy(container: Container, others: list[str]) -> Container:
-    container = replace(container, image=AGENT_IMAGE)
+def _proxy(container: Container, others: list[str], digest: str) -> Container:
+    container = replace(container, image=AGENT_IMAGE, image_digest=digest)
     for name in others:
         container = waiting(container, C.STOPPED, other=TransitionDependency(target=name, status=int(C.STOPPED)))
     return container
 
 
-def _with_pauses(task: Task, proxy: str) -> Task:
-    containers, settled = list(task.containers), resource_of(task)
+def _with_pauses(task: Task, proxy: str, settled: Resource) -> Task:
+    containers = list(task.containers)
     for container in task.containers:
         if container.is_internal:
             continue
         pause = Container(
             name=f"{PAUSE_OF}{container.name}",
-            image=settled.detail[PAUSE] if settled is not None else PAUSE_IMAGE,
+            image=settled.detail[PAUSE],
             type=ContainerType.CNI_PAUSE,
             essential=True,
             steady=C.RESOURCES_PROVISIONED,
@@ -80,7 +81,9 @@ def _after(proxy: Container, pauses: list[str]) -> Container:
     return proxy
 
 
-def _listeners(settled: Resource | None) -> tuple[PortMapping, ...]:
+def _listeners(settled: Resource) -> tuple[PortMapping, ...]:
     """The ports on which the proxy is called from outside."""
-    ingress = settled.detail["ingress"] if settled is not None else []
-    return tuple(PortMapping(container_port=i["port"], host_port=i["hostPort"], protocol="tcp") for i in ingress)
+    return tuple(
+        PortMapping(container_port=listener["port"], host_port=listener["hostPort"], protocol="tcp")
+        for listener in settled.detail["ingress"]
+    )

@@ -1,11 +1,13 @@
 """The images of the containers that the agent adds by itself: EBS driver and Service Connect agent (spec 08 §10).
 
 The operator puts their archives where the agent looks for them. They are loaded at each start, in the background,
-because that takes seconds and only some tasks need them; the Service Connect agent's also whenever its archive changes.
+because that takes seconds and only some tasks need them; the Service Connect agent's also whenever its archive changes
+(services/engine/relays.py).
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import mmap
 import os
@@ -21,8 +23,6 @@ from services.engine.docker.settings import Settings
 log = logging.getLogger(__name__)
 
 LOAD_SECONDS = 120.0
-
-Stamp = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,17 @@ class AgentImage:
         log.info("the image of the %s is loaded from %s", self.words, self.archive)
         return True
 
-    def stamp(self) -> Stamp | None:
+    def digest(self) -> str:
+        """The digest in the metadata file beside the archive; "" when there is none."""
+        path = self.archive.removesuffix(".tar") + ".metadata.json"
+        try:
+            with open(path, encoding="utf-8") as file:
+                return str(json.load(file).get("digest") or "")
+        except (OSError, ValueError, AttributeError) as error:
+            log.warning("the digest of the image of the %s is not known: %s: %s", self.words, path, error)
+            return ""
+
+    def stamp(self) -> tuple[int, ...] | None:
         """What changes when the archive does; None without an archive."""
         try:
             found = os.stat(self.archive)

@@ -58,7 +58,6 @@ class Draft:
     host: Json = field(default_factory=dict)
     config: Json = field(default_factory=dict)
     port_ranges: dict[str, str] = field(default_factory=dict)
-    image_digest: str = ""  # of an image that the agent brings itself
 
     def bind(self, *binds: str) -> None:
         """Append to HostConfig.Binds: these stay whatever the task definition's own HostConfig says."""

@@ -54,6 +54,7 @@ def read(api: Api, settings: Settings, plugin_dirs: tuple[str, ...] = (SOCKETS, 
     default = default_version(usable)
     api.version = default
     info = api.call("GET", "/info", INFO_SECONDS).json()
+    service_connect = SERVICE_CONNECT.is_here(api, settings)
     plugins, plugin_error = _volume_plugins(api, usable, plugin_dirs)
     return DockerFacts(
         server_version=version.get("Version") or info.get("ServerVersion") or "",
@@ -76,7 +77,8 @@ def read(api: Api, settings: Settings, plugin_dirs: tuple[str, ...] = (SOCKETS, 
         reserved_memory_mib=settings.reserved_memory_mib,
         pause_image_loaded=pause_image.is_here(api),
         volume_driver_loaded=EBS_DRIVER.is_here(api, settings),
-        service_connect_loaded=SERVICE_CONNECT.is_here(api, settings),
+        service_connect_loaded=service_connect,
+        service_connect_digest=SERVICE_CONNECT.digest() if service_connect else "",
     )
 
 

@@ -5,8 +5,8 @@ For the brain (services/engine/core and the worker), all there is to know:
 - `perform(task, effect)` blocks up to the effect's own deadlines and never raises; every error is the exact NamedError
   that ECS may see. Run each call in a greenlet of a bounded pool. CREATE needs `container.docker_name` (see
   `names.container`) saved beforehand; RESOLVE_MANIFEST and PULL end early through `cancel(task_arn, container)`.
-- `resources_for(task, facts)` is the resource part of the set-up (spec 03 §3.7, steps 1, 2, 7, 8). It may inspect
-  volumes, and raises SetupError with the cause.
+- `resources_for(task, facts)` is what the set-up finds out (spec 03 §3.7): resources, and faults in their order. It may
+  inspect volumes, and raises SetupError with the cause.
 - `events()` opens Docker's event stream at once, so begin it before the tasks are synchronised. RESYNC comes first and
   after every reconnection: inspect everything then.
 - `on_pull_began`, when set, is called with (task ARN, Unix seconds) as soon as a registry pull begins.
@@ -29,7 +29,7 @@ from common.model.task import Container, Resource, Task
 from services.engine.core.effects import Action, DockerEvent, Effect, Outcome, Resync
 from services.engine.docker import facts as docker_facts
 from services.engine.docker import names, pause_image
-from services.engine.docker.agent_images import EBS_DRIVER, SERVICE_CONNECT, Stamp
+from services.engine.docker.agent_images import EBS_DRIVER, SERVICE_CONNECT
 from services.engine.docker.api import Api, DockerCallError
 from services.engine.docker.containers import ContainerFailed, Containers
 from services.engine.docker.draft import World
@@ -54,6 +54,7 @@ from services.engine.resources.registry import Registry
 log = logging.getLogger(__name__)
 
 READ_SECONDS = 5.0
+COMES_UP = (Action.CREATE, Action.START, Action.PROVISION)
 WAIT_START_SECONDS, WAIT_LIMIT_SECONDS, WAIT_FACTOR = 2.0, 200.0, 1.5
 
 
@@ -163,20 +164,24 @@ class Hands:
         self._facts = facts
         return facts
 
-    def load_agent_images(self) -> bool:
-        """Load the images that the agent brings; True when the facts must be read again. Takes minutes at most."""
-        wanted = [image for image in (EBS_DRIVER, SERVICE_CONNECT) if image.is_wanted(self.settings)]
-        for image in wanted:
-            image.load(self.api, self.settings)
-        return bool(wanted)
+    def load_driver_image(self) -> bool:
+        """Load the image of the EBS driver; True when the facts must be read again. Takes up to two minutes."""
+        if not EBS_DRIVER.is_wanted(self.settings):
+            return False
+        EBS_DRIVER.load(self.api, self.settings)
+        return True
+
+    def forget_instance(self) -> None:
+        """This host is another container instance from now on."""
+        self._identity.forget()
 
     def load_service_connect(self) -> bool:
         """Load the image of the Service Connect agent; True when it was loaded. Takes up to two minutes."""
         return SERVICE_CONNECT.load(self.api, self.settings)
 
-    def service_connect_stamp(self) -> Stamp | None:
-        """What changes when the archive of the Service Connect agent does; None where there is none."""
-        return SERVICE_CONNECT.stamp()
+    def service_connect_stamp(self) -> tuple[int, ...] | None:
+        """What changes when the archive of the Service Connect agent does; None where there is none to load."""
+        return SERVICE_CONNECT.stamp() if SERVICE_CONNECT.is_wanted(self.settings) else None
 
     def events(self, stopping: Stopping | None = None) -> Iterator[DockerEvent | Resync]:
         """Docker's events from now on, each with its inspect, until `stopping` is set or the iterator closed."""
@@ -213,7 +218,11 @@ class Hands:
         if container is None:
             named = NamedError("UnknownError", f"the task has no container {effect.target}")
             return Outcome(action=effect.action, target=effect.target, error=named)
-        return self._actions[effect.action](task, container)
+        outcome = self._actions[effect.action](task, container)
+        if outcome.error is not None and container.is_internal and effect.action in COMES_UP:
+            # ECS hears nothing about these containers, and of the task only that it stopped (spec 04 §7.1).
+            log.error("task %s: %s of %s failed: %s", task.id, effect.action, container.name, outcome.error)
+        return outcome
 
     def cancel(self, task_arn: str, container: str = "") -> None:
         """End manifest requests and pulls in flight of a container (or of the whole task): the task must stop."""
@@ -280,7 +289,7 @@ class Hands:
     def resources_for(
         self, task: Task, facts: DockerFacts | None = None, config: Config | None = None
     ) -> tuple[Resource, ...]:
-        """The resources of a task that is set up; `facts` decide about task limits. Raises SetupError (the cause)."""
+        """The resources of a task, after the checks of spec 03 §3.7; `facts` decide about limits. Raises SetupError."""
         found = self.registry.resources_for(task, self._host(facts))
         ebs.look_for_mounts(task)
         return found

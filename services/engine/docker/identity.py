@@ -61,6 +61,10 @@ class Identity:
         self._instance = found or Instance()
         return self._instance
 
+    def forget(self) -> None:
+        """Read the document again at the next question."""
+        self._instance, self._read_at = Instance(), float("-inf")
+
     @property
     def region(self) -> str:
         """The agent's region, "" when it is not known."""

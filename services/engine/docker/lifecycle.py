@@ -103,7 +103,7 @@ class Lifecycle:
             error, gone = failure.error, failure.gone
         return Outcome(
             action=Action.CREATE, target=container.name, error=error, observation=seen, gone=gone,
-            port_ranges=draft.port_ranges, image_digest=draft.image_digest, agent=agent,
+            port_ranges=draft.port_ranges, agent=agent,
         )  # fmt: skip
 
     def _exec_binds(self, task: Task, container: Container) -> tuple[list[str], ManagedAgent | None]:
@@ -224,7 +224,6 @@ class Lifecycle:
         try:
             provision(task, container, lambda: self.look(container.docker_id or container.docker_name))
         except ProvisioningFailed as failure:
-            log.error("task %s has no network: %s", task.id, failure)
             return _failed(Action.PROVISION, container, NamedError("ContainerNetworkingError", str(failure)))
         return Outcome(action=Action.PROVISION, target=container.name)
 

@@ -134,10 +134,15 @@ def _open(look: Callable[[], Observation]) -> int:
     """The namespace of a container that runs. Its process may end and its number be given away: looked at twice."""
     process = look().process_id
     namespace = os.open(f"/proc/{process}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    seen = look()
-    if not seen.running or seen.process_id != process:
+    try:
+        seen = look()
+        if not seen.running or seen.process_id != process:  # the number may be another's by now
+            raise ProcessLookupError(f"its process {process} has ended")
+        if os.path.samestat(os.fstat(namespace), os.stat("/proc/self/ns/net")):
+            raise PermissionError(f"its process {process} is in the agent's own network namespace")
+    except BaseException:
         os.close(namespace)
-        raise ProcessLookupError(f"its process {process} has ended")
+        raise
     return namespace
 
 

@@ -27,11 +27,20 @@ def task_directory(root: str, *parts: str) -> str:
 
 
 def remove(directory: str) -> None:
-    """Remove a directory with all that is in it; one that is gone is fine. Raises OSError."""
+    """Remove a directory with all that is in it; one that is gone is fine. Raises OSError.
+
+    What is in it may be a container's work, and as much as it likes: it is not removed in the hub's thread.
+    """
+    gevent.get_hub().threadpool.apply(_remove, (directory,))
+
+
+def _remove(directory: str) -> None:
     try:
         shutil.rmtree(directory)
     except FileNotFoundError:
         return
+    except RecursionError:  # whose traceback is too deep to leave this thread
+        raise OSError(f"{directory}: directories are nested too deeply in it") from None
 
 
 def said(action: str, path: str, error: OSError) -> str:

@@ -30,7 +30,8 @@ from common.serviceconnect import (
 )
 from common.wire.attachments import service_connect_config
 from services.engine.core.effects import SetupError
-from services.engine.core.service_connect import KIND, PAUSE
+from services.engine.core.relay import is_relay
+from services.engine.core.service_connect import DIGEST, KIND, PAUSE
 from services.engine.docker.draft import Refused
 from services.engine.network.addresses import bridge_addresses, is_pause_of_proxy
 from services.engine.resources import files
@@ -108,7 +109,7 @@ def _network(text: str) -> str:
 
 
 def container_ports(task: Task) -> set[int]:
-    """Every port that a container of the task listens at, those of ranges included."""
+    """Every port that a container of the task listens at; those of ranges, too, which the reference forgets."""
     found = set()
     for mapping in (m for c in task.containers for m in c.port_mappings):
         found.add(mapping.container_port)
@@ -124,17 +125,6 @@ def needs_certificates(instance_arn: str) -> bool:
     return region.startswith(ISOLATED) or discovery.REGION.fullmatch(region) is None
 
 
-def image_digest(archive: str) -> str:
-    """The digest in the metadata file beside the archive of the agent's image; "" when there is none."""
-    path = archive.removesuffix(".tar") + ".metadata.json"
-    try:
-        with open(path, encoding="utf-8") as file:
-            return str(json.load(file).get("digest") or "")
-    except (OSError, ValueError, AttributeError) as error:
-        log.warning("the digest of the Service Connect agent's image is not known: %s: %s", path, error)
-        return ""
-
-
 class ServiceConnect:
     """The kind `serviceconnect`. `state` is where the sockets are, `pick` chooses a random port between two."""
 
@@ -147,18 +137,17 @@ class ServiceConnect:
 
     def prepare(self, task: Task, host: Host) -> list[Resource]:
         """One for a task with a proxy, and one for the relay."""
-        if any(c.type == ContainerType.SERVICE_CONNECT_RELAY for c in task.containers):
+        if is_relay(task):
             return [Resource(kind=KIND, name=KIND)]
         if not proxy_name(task):
             return []
         if not host.facts.service_connect_loaded:
-            raise SetupError(
-                f"the task uses Service Connect, and Docker has not got the image of its agent; put it at "
-                f"{self._archive}"
-            )
+            what = "instances outside of EC2 do not run it" if host.settings.external else f"put it at {self._archive}"
+            raise SetupError(f"the task uses Service Connect, and Docker has not got the image of its agent; {what}")
         properties = [a.properties for a in task.attachments if a.type == ATTACHMENT][-1]
         detail = settled(service_connect_config(properties), container_ports(task), self._pick)
-        return [Resource(kind=KIND, name=KIND, detail={**detail, PAUSE: host.settings.pause_image})]
+        detail |= {PAUSE: host.settings.pause_image, DIGEST: host.facts.service_connect_digest}
+        return [Resource(kind=KIND, name=KIND, detail=detail)]
 
     def create(self, task: Task, resource: Resource, host: Host) -> dict[str, Any]:
         """All there is to make belongs to containers, and is made with them."""
@@ -193,7 +182,6 @@ class ServiceConnect:
         }
         if in_bridge_mode(draft.task):
             draft.environment["APPNET_CONTAINER_IP_MAPPING"] = _compact(_addresses(draft))
-        draft.image_digest = image_digest(self._archive)
         self._amend_agent(draft, draft.task.id)
 
     def _amend_agent(self, draft: Draft, directory: str) -> None:
@@ -222,7 +210,11 @@ class ServiceConnect:
             cause = files.said("mkdir", path, error) if isinstance(error, OSError) else str(error)
             raise Refused(CREATE_ERROR, f"failed to mkdir {path}: {cause}") from error
         try:
-            os.chown(path, USER_ID, os.getegid())
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                os.fchown(descriptor, USER_ID, os.getegid())
+            finally:
+                os.close(descriptor)
         except OSError as error:
             raise Refused(CREATE_ERROR, f"failed to chown {path}: {files.said('chown', path, error)}") from error
         return path

@@ -16,6 +16,7 @@ from common.model.status import TaskStatus
 from common.model.task import Container, Dependency, PortMapping
 from services.engine import worker
 from services.engine.core.effects import Action, SetupError
+from services.engine.core.relay import task_of
 
 RUNNING, STOPPED = TaskStatus.RUNNING, TaskStatus.STOPPED
 
@@ -209,12 +210,16 @@ def test_a_copied_disk_brings_no_tasks_along(host, task, eventually):
     host.run(waiting)
     eventually(lambda: host.known(old.arn) == RUNNING and host.task(waiting.arn) is not None)
     said = len(host.events())
+    relay = task_of("us-west-2", "https://sc.example")
+    host.run(relay)
+    eventually(lambda: host.known(relay.arn) == RUNNING)
     host.command(ForgetEverything(reason="i-2 is not i-1"))
     new = task("new")
     host.run(new)
     eventually(lambda: host.known(new.arn) == RUNNING)
     eventually(lambda: host.commands_left() == 0)
     assert [host.task(t.arn) for t in (old, waiting)] == [None, None]
+    assert host.known(relay.arn) == RUNNING, "the relay belongs to the host"
     assert {e.arn for e in host.events()[said:]} == {new.arn}
     engine.crash()
     host.engine()

@@ -24,7 +24,7 @@ from common.model.task import Attachment, Container, PortMapping
 from common.serviceconnect import AGENT_IMAGE
 from services.engine import relays
 from services.engine.docker import agent_images, hands
-from services.engine.network import drain
+from services.engine.network.drain import Drains
 from services.engine.resources.registry import Registry, standard
 from services.engine.resources.service_connect import ServiceConnect
 from tests.fakes import images
@@ -81,8 +81,7 @@ class Host:
         monkeypatch.setattr("services.engine.docker.facts.SERVICE_CONNECT", image)
         monkeypatch.setattr(relays, "LOOK_SECONDS", 0.1)
         monkeypatch.setattr(relays, "ENDING_SECONDS", 0.1)
-        monkeypatch.setattr(drain, "STATE", str(self.state))
-        monkeypatch.setattr(drain.Drains.__init__, "__defaults__", (str(self.state), gevent.sleep))
+        monkeypatch.setattr(hands, "Drains", lambda: Drains(str(self.state), gevent.sleep))
         kind = ServiceConnect(str(self.state), str(self.archive))
         docker_host.make_registry = lambda: Registry(*(kind if k.name == kind.name else k for k in standard()))
         docker_host.bus.durable.commit(

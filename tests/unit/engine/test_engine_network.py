@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
+from common import unixhttp
 from common.model.status import ContainerStatus, ContainerType
 from common.model.task import Attachment, Container, Network, Resource, Task
 from services.engine.core.effects import Observation
@@ -141,6 +144,13 @@ def test_a_process_that_ended_meanwhile_is_not_mistaken_for_another():
     assert text.endswith(f"its process {os.getpid()} has ended")
 
 
+def test_the_agents_own_namespace_is_never_touched():
+    """Where Docker counts processes otherwise, its number may be that of anybody on this host (trap 24)."""
+    seen = Observation(process_id=os.getpid(), running=True)
+    text = refused(task(), f"{PAUSE}sc", lambda: seen)
+    assert text.endswith(f"its process {os.getpid()} is in the agent's own network namespace")
+
+
 # -- draining ----------------------------------------------------------------------------------------
 
 
@@ -184,6 +194,46 @@ def test_a_proxy_is_drained_once_for_all_stops_of_its_task(tmp_path: Path):
     proxy.close()
     assert proxy.asked == ["GET /drain_listeners?inboundonly HTTP/1.1"] * 2
     assert pauses == [1.0]
+
+
+def test_stops_that_come_together_share_one_failed_attempt(tmp_path: Path):
+    """A proxy that hangs delays the task once, not once for each of its containers."""
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        time.sleep(0.05)
+
+    drains = Drains(str(tmp_path), pause)
+    stops = [threading.Thread(target=drains.before_stop, args=(task(),)) for _ in range(4)]
+    for stop in stops:
+        stop.start()
+    for stop in stops:
+        stop.join(5)
+    assert pauses == [1.0] * 2
+
+
+def test_an_endless_answer_is_no_answer(tmp_path: Path):
+    """It would take all the memory there is; the proxy may be anything that the task runs."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(tmp_path / "s"))
+    listener.listen()
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            while True:
+                connection.sendall(bytes(65536))
+
+    server = threading.Thread(target=serve, daemon=True)
+    server.start()
+    with pytest.raises(OSError, match="more than 100000 bytes"):
+        unixhttp.get(str(tmp_path / "s"), "/", 5.0, 100_000)
+    server.join(5)
+    listener.close()
+    assert not server.is_alive()
 
 
 def test_a_proxy_that_is_away_keeps_nothing_from_stopping(tmp_path: Path, caplog: pytest.LogCaptureFixture):

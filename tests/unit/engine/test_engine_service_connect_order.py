@@ -21,7 +21,7 @@ PAUSE = "~internal~ecs~pause-"
 DETAIL = {
     "ingress": [{"port": 40001, "hostPort": 18080}],
     "egress": {"port": 40002, "ipv4": "198.18.0.0/16", "ipv6": ""},
-    "ephemeral": {"http": 40001}, "hosts": [], "pause": "mine/pause:2",
+    "ephemeral": {"http": 40001}, "hosts": [], "pause": "mine/pause:2", "digest": "sha256:abc",
 }  # fmt: skip
 APP = Container(name="app-1", image="web", essential=True, port_mappings=(PortMapping(container_port=8080),))
 PROXY = Container(name="sc", image="anything", essential=True, health_check_type="docker")
@@ -72,7 +72,7 @@ def test_they_wait_for_each_other_as_the_specification_lists():
 def test_the_proxy_is_amazons_agent_whatever_the_task_definition_names():
     """Its image is loaded from the operator's archive (spec 04 §11.2)."""
     proxy = arrive().container("sc")
-    assert proxy is not None and proxy.image == AGENT_IMAGE
+    assert proxy is not None and (proxy.image, proxy.image_digest) == (AGENT_IMAGE, "sha256:abc")
 
 
 def test_pause_containers_wait_for_the_cgroup():
@@ -129,6 +129,8 @@ def test_the_reported_ports_are_those_of_the_pause_container(brain):
         it.ends(Action.START, name, observation=seen)
         it.ends(Action.PROVISION, name)
     it.run("sc")
+    assert [e.status for e in it.container_reports("sc")] == [C.RUNNING], "its digest is no news at MANIFEST_PULLED"
+    assert it.container_reports("sc")[-1].image_digest == "sha256:abc"
     assert it.container_reports("sc")[-1].port_bindings == bound[f"{PAUSE}sc"]
     assert it.container_reports("sc")[-1].single_ports == (40001,)
     assert not [e for e in it.events if getattr(e, "name", "").startswith("~")]

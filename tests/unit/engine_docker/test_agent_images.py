@@ -69,3 +69,28 @@ def test_a_load_that_fails_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptur
     assert driver(archive).is_here(missing, WANTED) is False  # type: ignore[arg-type]
     with pytest.raises(ApiError):
         driver(archive).is_here(Daemon(ApiError(500, "", "broken", "u")), WANTED)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", "{"])
+def test_a_digest_that_is_not_known_is_empty(tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str | None):
+    """And a warning; the image serves nevertheless (spec 04 §11.3)."""
+    if content is not None:
+        (tmp_path / "driver.metadata.json").write_text(content)
+    assert driver(tmp_path / "driver.tar").digest() == ""
+    assert "the digest of the image of the EBS driver is not known" in caplog.text
+    (tmp_path / "driver.metadata.json").write_text('{"schemaVersion": 1, "digest": "sha256:abc"}')
+    assert driver(tmp_path / "driver.tar").digest() == "sha256:abc"
+
+
+def test_the_stamp_changes_with_the_archive(tmp_path: Path):
+    """None without one."""
+    archive = tmp_path / "driver.tar"
+    stamps = [driver(archive).stamp()]
+    for content in (b"a", b"ab"):
+        archive.write_bytes(content)
+        stamps.append(driver(archive).stamp())
+    other = tmp_path / "other.tar"
+    other.write_bytes(b"ba")
+    other.rename(archive)
+    stamps.append(driver(archive).stamp())
+    assert stamps[0] is None and len(set(stamps)) == 4

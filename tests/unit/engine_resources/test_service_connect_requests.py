@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from services.engine.docker.settings import Settings
 from services.engine.resources import service_connect
 from services.engine.resources.kind import Host, ResourceFailed
 from services.engine.resources.registry import Registry
-from services.engine.resources.service_connect import ServiceConnect, image_digest, needs_certificates, settled
+from services.engine.resources.service_connect import ServiceConnect, needs_certificates, settled
 from tests.fakes.create_requests import ARN, world
 
 CONFIG = {
@@ -51,7 +52,8 @@ def task(**more: Any) -> Task:
 
 def host(loaded: bool = True) -> Host:
     """Where Docker has the agent's image, or not."""
-    return Host(Settings(pause_image="mine/pause:2"), DockerFacts(service_connect_loaded=loaded), None)  # type: ignore[arg-type]
+    facts = DockerFacts(service_connect_loaded=loaded, service_connect_digest="sha256:abc")
+    return Host(Settings(pause_image="mine/pause:2"), facts, None)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -130,14 +132,13 @@ def test_without_the_agents_image_the_task_is_refused_in_words(kind: ServiceConn
 
 def test_the_proxy_is_told_ports_addresses_and_sockets(kind: ServiceConnect, tmp_path: Path):
     """Spec 04 §11.2; the task definition's own Config would win."""
-    (tmp_path / "agent.metadata.json").write_text('{"schemaVersion": 1, "digest": "sha256:abc"}')
     found = made(kind, "sc", ready(kind), there(tmp_path))
     told = dict(entry.split("=", 1) for entry in found.body["Env"])
     assert told["APPNET_LISTENER_PORT_MAPPING"] == '{"egress":40002,"http":40001}'
     assert told["APPNET_CONTAINER_IP_MAPPING"] == '{"app":"172.17.0.3","sc":"172.17.0.2"}'
     assert told["APPNET_AGENT_ADMIN_UDS_PATH"] == "/var/run/ecs/appnet_admin.sock"
     assert (told["ENVOY_ENABLE_IAM_AUTH_FOR_XDS"], told["APPNET_AGENT_ADMIN_MODE"]) == ("0", "uds")
-    assert found.body["User"] == str(os.getuid()) and found.image_digest == "sha256:abc"
+    assert found.body["User"] == str(os.getuid())
     assert found.body["HostConfig"]["NetworkMode"] == "container:id-sc"
     assert "PortBindings" not in found.body["HostConfig"]
     mine = made(kind, "sc", _with(ready(kind), docker_config='{"User":"7"}'), there(tmp_path))
@@ -207,13 +208,43 @@ def test_the_hosts_certificates_are_needed_where_the_images_own_do_not_serve(reg
     assert needs_certificates("") is True
 
 
-@pytest.mark.parametrize("content", [None, "", "[]", "{"])
-def test_a_digest_that_is_not_known_is_empty(tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str | None):
-    """And a warning; the container runs nevertheless (spec 04 §11.3)."""
-    if content is not None:
-        (tmp_path / "a.metadata.json").write_text(content)
-    assert image_digest(str(tmp_path / "a.tar")) == ""
-    assert "the digest of the Service Connect agent's image is not known" in caplog.text
+def test_a_directory_that_somebody_else_has_put_there_is_not_given_away(kind: ServiceConnect, tmp_path: Path):
+    """A link would give whatever it leads to to the processes of the image."""
+    (tmp_path / "sc").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "sc" / next(iter(IDS))).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(Refused, match="failed to chown"):
+        made(kind, "sc", ready(kind), there(tmp_path))
+
+
+def test_on_an_external_instance_the_refusal_names_no_place(kind: ServiceConnect):
+    """Nothing that the operator could put anywhere would help."""
+    outside = host(loaded=False)
+    outside.settings = Settings(external=True)
+    with pytest.raises(SetupError, match="instances outside of EC2 do not run it"):
+        kind.prepare(task(), outside)
+
+
+def test_whatever_a_container_left_in_its_directory_is_removed_or_told(kind: ServiceConnect, tmp_path: Path):
+    """Directories nested more deeply than Python can follow are a failure with words, not a mistake of the agent."""
+    deep = tmp_path / "sc" / next(iter(IDS))
+    deep.mkdir(parents=True)
+    resource, here = Resource(kind="serviceconnect", name="serviceconnect"), os.open(deep, os.O_RDONLY)
+    try:
+        at = here
+        for _ in range(1500):
+            os.mkdir("d", dir_fd=at)
+            below = os.open("d", os.O_RDONLY, dir_fd=at)
+            if at != here:
+                os.close(at)
+            at = below
+        os.close(at)
+        with pytest.raises(ResourceFailed, match="nested too deeply"):
+            kind.cleanup(task(), resource, host())
+    finally:
+        os.close(here)
+        subprocess.run(["rm", "-rf", str(deep)], check=True)
+    assert not deep.exists()
 
 
 def test_only_the_tasks_own_directory_is_removed(kind: ServiceConnect, tmp_path: Path):
