@@ -2,8 +2,7 @@
 
 Adds what the payload leaves to the agent: the order that Service Connect, volumesFrom, links and firelens imply, the
 variables of the local endpoints, the containers that hold namespaces, and what each container waits for among the
-resources.
-The steps stand in the order of spec 03 §3.7, which decides what the added containers do not get.
+resources. The steps stand in the order of spec 03 §3.7, which decides what the added containers do not get.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ class ImageSteps:
     ) -> str:
         image = container.image
         if _brings_image(task, container) or container.known == ContainerStatus.STOPPED:
-            return ""  # nobody waits for it any more
+            return ""  # the agent brings it, or nobody waits for it any more
         if reference.split(image).digest:
             return reference.split(image).digest
         if not self._pull_required(image):

@@ -23,6 +23,7 @@ from services.engine.network.addresses import bridge_addresses
 
 COMMAND_SECONDS = 15.0
 MARK, TABLE = "1", "100"
+PRIORITY = "32765"  # what the kernel gives to the first rule; without it, a repeated one would get the next
 CHAIN = "ECS_SERVICE_CONNECT_DIVERT"
 PREFIX = "container resource provisioning"
 EXISTS = "File exists"
@@ -80,7 +81,7 @@ def at_the_proxy(family: Family, port: int) -> list[Command]:
         f"-A PREROUTING -p tcp -m tcp -d {family.services} -j TPROXY --tproxy-mark 0x1/0x1 --on-port {port}",
         "COMMIT\n",
     )
-    rule = (*family.ip, "rule", "add", "fwmark", MARK, "lookup", TABLE)
+    rule = (*family.ip, "rule", "add", "priority", PRIORITY, "fwmark", MARK, "lookup", TABLE)
     local = ("local", family.everywhere, "dev", "lo", "table", TABLE)
     return [
         Command((family.restore, "-w", "5"), "\n".join(rules)),

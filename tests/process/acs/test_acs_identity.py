@@ -58,13 +58,14 @@ def test_metadata_that_is_away_keeps_the_stored_identity(start_acs, control_plan
 def test_the_endpoints_that_were_discovered_are_kept(start_acs, control_plane, bus, eventually):
     """That of ACS for the next start, that of Service Connect for the engine's relay (spec 04 §11.4)."""
     start_acs()
-    url = control_plane.url
 
     def kept():
         found = bus.durable.get(keys.INSTANCE, keys.INSTANCE_ID)
-        return found and (found.acs_endpoint, found.service_connect_endpoint) == (url + "/acs/", url + "/sc/")
+        return found if found and found.acs_endpoint and found.service_connect_endpoint else None
 
     eventually(kept, 15)
+    url, found = control_plane.url, kept()
+    assert (found.acs_endpoint, found.service_connect_endpoint) == (url + "/acs/", url + "/sc/")
 
 
 def test_an_instance_outside_of_ec2_asks_no_metadata_and_names_its_architecture(start_acs, control_plane, eventually):

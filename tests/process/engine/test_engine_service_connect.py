@@ -23,6 +23,7 @@ from common.model.status import ContainerStatus, ContainerType, HealthStatus, Ta
 from common.model.task import Attachment, Container, PortMapping
 from common.serviceconnect import AGENT_IMAGE
 from services.engine import relays
+from services.engine.core.effects import Action, Effect
 from services.engine.docker import agent_images, hands
 from services.engine.network.drain import Drains
 from services.engine.resources.registry import Registry, standard
@@ -204,6 +205,27 @@ def test_traffic_to_other_services_goes_through_the_proxy(sc_host, eventually):
             assert heard == "meant for 198.18.7.7:80"
         finally:
             listener.kill()
+
+
+def test_a_namespace_that_is_set_up_again_stays_as_it_is(sc_host, eventually):
+    """An engine that is killed between the commands and the save runs them all again."""
+    engine = sc_host.start()
+    web = sc_host.task()
+    sc_host.docker_host.run(web)
+    eventually(lambda: runs(sc_host, web), seconds=40)
+    pauses = ["~internal~ecs~pause-app-1", "~internal~ecs~pause-sc"]
+
+    def state():
+        tables = ["iptables-save -t mangle", "ip rule", "ip route show table 100", "ip route"]
+        said = [sc_host.inside(web, name, "sh", "-c", f"{table} 2>&1; true") for name in pauses for table in tables]
+        return [line for text in said for line in text.splitlines() if not line.startswith((":", "#"))]
+
+    before = state()
+    assert len([line for line in before if "TPROXY" in line]) == 1
+    for name in pauses:
+        outcome = engine.hands.perform(sc_host.saved(web), Effect(action=Action.PROVISION, target=name))
+        assert outcome.error is None
+    assert state() == before
 
 
 def test_each_container_lives_in_a_pause_container_that_publishes_its_ports(sc_host, eventually):

@@ -61,7 +61,10 @@ def test_the_proxy_takes_whatever_is_meant_for_the_services():
     assert restore.arguments[0] == "iptables-restore"
     assert f"-A PREROUTING -p tcp -m tcp -d {V4} -j TPROXY --tproxy-mark 0x1/0x1 --on-port 40002" in restore.text
     assert "-A PREROUTING -p tcp -m socket -j ECS_SERVICE_CONNECT_DIVERT" in restore.text
-    assert rule.arguments == ("ip", "rule", "add", "fwmark", "1", "lookup", "100") and rule.exists_is_fine
+    assert (
+        rule.arguments == ("ip", "rule", "add", "priority", "32765", "fwmark", "1", "lookup", "100")
+        and rule.exists_is_fine
+    )
     assert route.arguments == ("ip", "route", "replace", "local", "0.0.0.0/0", "dev", "lo", "table", "100")
 
 
