@@ -9,7 +9,6 @@ import io
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tarfile
@@ -25,18 +24,12 @@ import pytest
 from botocore.config import Config
 
 from common import docker
+from tests.fakes.ports import free_port
 
 IMAGE = "ecs-system-test/busybox:1"
 LOOP = ["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 3600 & wait $!; done"]
 TASK_LABEL = "com.amazonaws.ecs.task-arn"
 APPLETS = ("sh", "sleep", "echo", "cat", "wget", "env", "true", "false", "test", "trap", "id")
-
-
-def free_port() -> int:
-    """A TCP port of loopback that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

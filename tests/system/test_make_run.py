@@ -14,7 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.system.conftest import TASK_LABEL, free_port
+from tests.fakes.ports import free_port
+from tests.system.conftest import TASK_LABEL
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(180)]
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,6 @@ import http.client
 import json
 import logging
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -28,6 +27,7 @@ from common.process import Context
 from services.endpoint import faultroutes, service
 from services.endpoint.service import Endpoint
 from tests.conftest import PATIENCE
+from tests.fakes.ports import free_port
 from tests.process.endpoint.faultbench import Ask, asker, awsvpc_task, network_namespace
 
 ROOT = Path(__file__).parents[3]
@@ -180,13 +180,6 @@ def start(redis_servers, run_dir: Path, eventually) -> Iterator[Callable[..., Ru
     yield make
     for one in running:
         one.stop()
-
-
-def free_port() -> int:
-    """A TCP port of loopback that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Child:

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import re
 import secrets
-import shutil
-import socket
-import subprocess
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -25,6 +20,7 @@ from services.engine.core.effects import Action, Outcome
 from services.engine.docker import pull
 from tests.fakes import images
 from tests.fakes.docker_proxy import DockerProxy, Rule
+from tests.fakes.registry import Registry
 from tests.process.engine_docker.conftest import Bench, docker, until, with_container
 
 pytestmark = pytest.mark.docker
@@ -33,32 +29,9 @@ pytestmark = pytest.mark.docker
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory, prefix: str) -> Iterator[str]:
     """host:port of a registry that ends with the module."""
-    if shutil.which("docker-registry") is None:
-        pytest.skip("no docker-registry program")
-    directory: Path = tmp_path_factory.mktemp("registry")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    config = directory / "config.yml"
-    config.write_text(
-        f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {directory}/data}}}}\n"
-        f"http: {{addr: 127.0.0.1:{port}}}\n"
-    )
-    process = subprocess.Popen(
-        ["docker-registry", "serve", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-
-    def answers() -> bool:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/", timeout=1) as answer:
-                return bool(answer.status == 200)
-        except OSError:
-            return False
-
-    until(answers)
-    yield f"127.0.0.1:{port}"
-    process.terminate()
-    process.wait(10)
+    made = Registry(tmp_path_factory.mktemp("registry"))
+    yield made.address
+    made.close()
 
 
 @pytest.fixture

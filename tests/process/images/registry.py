@@ -5,9 +5,10 @@ from __future__ import annotations
 import http.client
 import http.server
 import socket
-import subprocess
 import threading
 from pathlib import Path
+
+from tests.fakes.registry import Registry
 
 LAYER_SECONDS = 60.0  # the longest that a layer is held back
 
@@ -16,17 +17,8 @@ class SlowRegistry:
     """`address` is the proxy's host:port. While `hold` was called, requests for layers wait for `release`."""
 
     def __init__(self, directory: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
-        config = directory / "config.yml"
-        config.write_text(
-            f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {directory}/data}}}}\n"
-            f"http: {{addr: 127.0.0.1:{self.port}}}\n"
-        )
-        self._process = subprocess.Popen(
-            ["docker-registry", "serve", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        self._registry = Registry(directory)
+        self.port = self._registry.port
         self._open = threading.Event()
         self._open.set()
         self.waiting = 0  # requests that are held back now
@@ -34,15 +26,6 @@ class SlowRegistry:
         self._server.daemon_threads = True
         self.address = f"127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def answers(self) -> bool:
-        """Whether the registry is up."""
-        try:
-            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=1)
-            connection.request("GET", "/v2/")
-            return connection.getresponse().status == 200
-        except OSError:
-            return False
 
     def hold(self) -> None:
         """Let every layer wait from now on."""
@@ -57,8 +40,7 @@ class SlowRegistry:
         self._open.set()
         self._server.shutdown()
         self._server.server_close()
-        self._process.terminate()
-        self._process.wait(10)
+        self._registry.close()
 
     def _handler(registry) -> type[http.server.BaseHTTPRequestHandler]:
         class Handler(http.server.BaseHTTPRequestHandler):

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from services.local.tool import dockers
+from tests.fakes.ports import free_port
 from tests.process.local.harness import ROOT, Json, eventually
 
 pytestmark = pytest.mark.docker
@@ -33,13 +34,6 @@ except Problem as problem:
     print(problem, file=sys.stderr)
     sys.exit(problem.status)
 """
-
-
-def free_port() -> int:
-    """A port nobody has right now."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def example(host_port: int) -> Json:
