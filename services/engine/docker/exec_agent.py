@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import tempfile
 import time
 import uuid
@@ -27,6 +26,7 @@ from common.model.task import Container, ManagedAgent, Task
 from services.engine.core.agents import RUNNING, STOPPED
 from services.engine.docker.api import Api, ApiError, DockerCallError, TimedOut
 from services.engine.docker.texts import timeout
+from services.engine.resources import files
 
 INNER_ROOT = "/managed-agents/execute-command"  # where an agent in a container sees the files
 HOST_ROOT = "/var/lib/ecs/deps/execute-command"
@@ -147,7 +147,7 @@ class ExecAgents:
     def remove_logs(self, task: Task) -> None:
         """Remove the logs of a task's agents. Raises OSError."""
         if task.id and self._logs:
-            shutil.rmtree(os.path.join(self._logs, task.id), ignore_errors=False, onerror=_gone_is_fine)
+            files.remove(os.path.join(self._logs, task.id))
 
     # -- process -----------------------------------------------------------------------------
 
@@ -265,8 +265,3 @@ def _write(path: str, content: str) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
-
-
-def _gone_is_fine(function: Any, path: str, info: Any) -> None:
-    if not isinstance(info[1], FileNotFoundError):
-        raise info[1]

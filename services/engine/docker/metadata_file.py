@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 import tempfile
 import uuid
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from common.model.agent import DockerFacts, Instance
 from common.model.task import Container, Task
 from services.engine.core.effects import Observation
 from services.engine.docker.settings import Settings
+from services.engine.resources import files
 
 FILE = "ecs-container-metadata.json"
 READY = "READY"
@@ -80,7 +80,7 @@ class MetadataFiles:
 
     def remove(self, task: Task, container: Container) -> None:
         """Remove the file of a container, and with the last one the task's directory. Raises OSError."""
-        shutil.rmtree(directory_of(self._settings, task, container.name), onerror=_gone_is_fine)
+        files.remove(directory_of(self._settings, task, container.name))
         try:
             os.rmdir(directory_of(self._settings, task))
         except OSError as error:
@@ -149,9 +149,3 @@ def _networks(seen: Observation) -> list[dict[str, Any]]:
             entry["IPv6Addresses"] = [network.ipv6_address]
         found.append(entry)
     return found
-
-
-def _gone_is_fine(function: Any, path: str, info: Any) -> None:
-    error = info[1]
-    if not isinstance(error, FileNotFoundError):
-        raise error

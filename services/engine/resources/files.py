@@ -7,7 +7,7 @@ lost or strange value ever reaches a removal (spec 05, trap 34).
 from __future__ import annotations
 
 import os
-import shutil
+import subprocess
 import tempfile
 import time
 
@@ -16,6 +16,8 @@ import gevent
 from common.backoff import Backoff
 
 RENAME_ATTEMPTS = 5
+REMOVE_SECONDS = 60.0
+LONGEST_TEXT = 500  # of what rm says: it prints whole paths
 
 
 def task_directory(root: str, *parts: str) -> str:
@@ -29,18 +31,19 @@ def task_directory(root: str, *parts: str) -> str:
 def remove(directory: str) -> None:
     """Remove a directory with all that is in it; one that is gone is fine. Raises OSError.
 
-    What is in it may be a container's work, and as much as it likes: it is not removed in the hub's thread.
+    What is in it may be a container's work, as much and as deep as it likes. Python's own removal keeps a descriptor
+    for each level, until the process has none left for anything else; rm needs a few, and waits for the disk alone.
     """
-    gevent.get_hub().threadpool.apply(_remove, (directory,))
-
-
-def _remove(directory: str) -> None:
     try:
-        shutil.rmtree(directory)
-    except FileNotFoundError:
-        return
-    except RecursionError:  # whose traceback is too deep to leave this thread
-        raise OSError(f"{directory}: directories are nested too deeply in it") from None
+        done = subprocess.run(
+            ["rm", "-rf", "--one-file-system", "--", directory], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE, text=True, errors="replace", timeout=REMOVE_SECONDS, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise OSError(f"{directory} is not removed after {REMOVE_SECONDS:.0f} s") from None
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"{directory} is not removed: rm ended with {done.returncode}"]
+        raise OSError(lines[-1][:LONGEST_TEXT])
 
 
 def said(action: str, path: str, error: OSError) -> str:

@@ -14,6 +14,7 @@ from common.model.task import MountPoint, PortMapping, RestartPolicy, Volume, Vo
 from services.engine.core.effects import Action
 from services.engine.docker import containers
 from tests.fakes.docker_proxy import DockerProxy, Rule
+from tests.fakes.ports import free_ports
 from tests.process.engine_docker.conftest import Bench, docker, until, with_container
 
 pytestmark = pytest.mark.docker
@@ -89,7 +90,7 @@ def test_docker_shows_what_the_reference_agent_would_have_asked_for(bench: Bench
 
 def test_published_ports_come_back_in_docker_order(bench: Bench) -> None:
     """Conformance case 83: the report lists bindings in the order of Docker's keys, IPv4 and IPv6 apart."""
-    hands = bench.hands(dynamic_ports=(43100, 43160))
+    hands = bench.hands(dynamic_ports=free_ports(60))
     mappings = (
         PortMapping(container_port_range="7000-7002"),
         PortMapping(container_port=91, protocol="udp"),
@@ -256,10 +257,11 @@ def test_namespaces_are_shared_through_the_pause_container(bench: Bench) -> None
 
 def test_ports_of_a_running_container_are_not_given_out_again(bench: Bench) -> None:
     """After an agent restart the picker learns from inspects who holds what (W19)."""
-    before = bench.hands(dynamic_ports=(43200, 43201))
+    ports = free_ports(2)
+    before = bench.hands(dynamic_ports=ports)
     mapping = (PortMapping(container_port=80),)
     first = bench.started(before, bench.task(bench.container(port_mappings=mapping)))
-    after = bench.hands(dynamic_ports=(43200, 43201))
+    after = bench.hands(dynamic_ports=ports)
     after.picker._free = lambda port, protocol: True  # as if Docker published without a proxy process
     assert bench.do(after, Action.INSPECT, first).error is None
     second = bench.created(after, bench.task(bench.container(port_mappings=mapping)))
@@ -272,7 +274,7 @@ def test_ports_of_a_running_container_are_not_given_out_again(bench: Bench) -> N
 
 def test_a_restarting_container_keeps_its_ports_while_it_is_down(bench: Bench) -> None:
     """A restart policy starts the same container again: its published port must still be its own."""
-    hands = bench.hands(dynamic_ports=(43210, 43210))
+    hands = bench.hands(dynamic_ports=free_ports(1))
     policy = RestartPolicy(enabled=True, restart_attempt_period_seconds=1)
     mapping = (PortMapping(container_port=80),)
     task = bench.started(hands, bench.task(bench.container(port_mappings=mapping, restart_policy=policy)))
