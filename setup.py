@@ -31,7 +31,7 @@ setup(
         "supervisor>=4.2,<5",  # the process tree
         "gevent>=24.2",  # cooperative concurrency in every process
         "setproctitle>=1.3,<2",  # the programs are forked: `ps` tells them apart by their titles
-        "redis>=5.0",  # the bus
+        "redis>=8,<9",  # the bus; its connections can leave out the driver's description from 8 on
         "msgspec>=0.18",  # documents and messages: immutable structs, fast codecs
         "psutil>=5.9",  # who holds a port; process facts
         "docker>=7.0,<8",  # the Docker Engine API

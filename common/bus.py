@@ -11,6 +11,7 @@ The interface is the same for both servers; `common.memory.MemoryStore` offers i
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import secrets
 import threading
@@ -21,13 +22,12 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from common import keys
 from common.backoff import Backoff
 from common.errors import Temporary
 from common.keys import Kind
+from common.redislink import Link, connection_options
 
 log = logging.getLogger(__name__)
 T = TypeVar("T", bound=msgspec.Struct)
@@ -53,6 +53,7 @@ while at <= #ARGV do
 end
 return 1
 """
+COMMIT_SHA = hashlib.sha1(COMMIT_SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -138,37 +139,27 @@ class Store:
 
     def __init__(self, name: str, path: str, closing: Callable[[], bool] = lambda: False) -> None:
         self.name, self.path, self.closing = name, path, closing
-        self._client = self._connect(CALL_SECONDS)
-        self._calls = threading.BoundedSemaphore(CALLS)
-        self._script = COMMIT_SCRIPT
-        self._sha = ""
-        self._was_down = False
-
-    def _connect(self, timeout: float | None, connected: Callable[[], None] | None = None) -> Client:
-        def connect(connection: redis.Connection) -> None:
-            connection.on_connect()
-            if connected is not None:
-                connected()
-
-        hook: Any = None if connected is None else connect  # which the library calls with the connection
-        # Our own loop retries (it can be told to stop); the library's would hold a caller for seconds.
-        return redis.Redis(
-            unix_socket_path=self.path,
-            socket_timeout=timeout,
-            socket_connect_timeout=2.0,
-            retry=Retry(NoBackoff(), 0),
-            protocol=2,
-            max_connections=512,
-            redis_connect_func=hook,
+        self._link = Link(path, CALL_SECONDS)
+        self._client: Client = redis.Redis(
+            unix_socket_path=path, max_connections=512, **connection_options(path, CALL_SECONDS)
         )
+        self._calls = threading.BoundedSemaphore(CALLS)
+        self._was_down = False
 
     # -- calls ---------------------------------------------------------------------------------
 
     def call(self, action: Callable[[Client], R], deadline_seconds: float | None = None) -> R:
-        """Run `action`, again and again while the server is away.
+        """Run `action` with the library's client, again and again while the server is away.
 
         Raises Temporary when `deadline_seconds` have passed or the process is closing.
         """
+        return self._persist(lambda: action(self._client), deadline_seconds)
+
+    def ask(self, *words: Any, deadline_seconds: float | None = None) -> Any:
+        """The same for one command, with its answer as the protocol has it: what is asked all the time."""
+        return self._persist(lambda: self._link.ask(*words), deadline_seconds)
+
+    def _persist(self, action: Callable[[], R], deadline_seconds: float | None) -> R:
         backoff = Backoff(0.02, 1.0, 2.0)
         end = None if deadline_seconds is None else time.monotonic() + deadline_seconds
         while True:
@@ -183,12 +174,12 @@ class Store:
                 self._away(error)
                 time.sleep(delay)
 
-    def _in_turn(self, action: Callable[[Client], R], end: float | None) -> R:
+    def _in_turn(self, action: Callable[[], R], end: float | None) -> R:
         wait = None if end is None else max(0.0, end - time.monotonic())
         if not self._calls.acquire(timeout=wait):
             raise redis.TimeoutError(f"{CALLS} calls wait for an answer already")
         try:
-            return action(self._client)
+            return action()
         finally:
             self._calls.release()
 
@@ -210,42 +201,30 @@ class Store:
         for command in change.commands:
             words += [len(command), *command]
 
-        def run(client: Client) -> bool:
-            if not self._sha:
-                self._sha = str(client.script_load(self._script))
+        def run() -> bool:
             try:
-                return bool(client.evalsha(self._sha, 0, *words))
+                return bool(self._link.ask("EVALSHA", COMMIT_SHA, 0, *words))
             except redis.exceptions.NoScriptError:
-                return bool(client.eval(self._script, 0, *words))
+                return bool(self._link.ask("EVAL", COMMIT_SCRIPT, 0, *words))
 
-        return self.call(run, deadline_seconds)
+        return self._persist(run, deadline_seconds)
 
     def put(self, values: Mapping[str, bytes], deadline_seconds: float | None = None) -> None:
         """Overwrite keys (one at least) in one step, unannounced: what changes every second and is read when wanted."""
-
-        def run(client: Client) -> None:
-            connection = client.connection_pool.get_connection()
-            try:
-                words = connection.pack_command("MSET", *(word for pair in values.items() for word in pair))
-                connection.send_packed_command([b"".join(words)])  # in pieces they would wake the server for each
-                connection.read_response()
-            finally:
-                client.connection_pool.release(connection)
-
-        self.call(run, deadline_seconds)
+        self.ask("MSET", *(word for pair in values.items() for word in pair), deadline_seconds=deadline_seconds)
 
     # -- documents -----------------------------------------------------------------------------
 
     def get(self, kind: Kind[T], id_: str, deadline_seconds: float | None = None) -> T | None:
         """The document, or None when there is none (or it was broken and has been set aside)."""
-        data = self.call(lambda c: c.get(kind.key(id_)), deadline_seconds)
+        data = self.ask("GET", kind.key(id_), deadline_seconds=deadline_seconds)
         return None if data is None else self._decoded(kind, id_, data)
 
     def get_many(self, kind: Kind[T], ids: Collection[str], deadline_seconds: float | None = None) -> dict[str, T]:
         """Those of these documents that there are, by id, of one moment."""
         if not ids:
             return {}
-        values = self.call(lambda c: c.mget([kind.key(id_) for id_ in ids]), deadline_seconds)
+        values = self.ask("MGET", *(kind.key(id_) for id_ in ids), deadline_seconds=deadline_seconds)
         found = {id_: self._decoded(kind, id_, data) for id_, data in zip(ids, values, strict=True) if data is not None}
         return {id_: document for id_, document in found.items() if document is not None}
 
@@ -298,9 +277,9 @@ class Store:
         """A reader of the change feed, from now on."""
         return FeedReader(self)
 
-    def blocking_client(self, connected: Callable[[], None] | None = None) -> Client:
-        """A client of its own for blocking reads, without a read time-out. `connected` is told of each connection."""
-        return self._connect(None, connected)
+    def blocking_link(self) -> Link:
+        """A link of its own for blocking reads, without a read time-out."""
+        return Link(self.path, None, again=False)
 
 
 class Consumer:
@@ -309,15 +288,16 @@ class Consumer:
     def __init__(self, store: Store, stream: str, group: str, type_: Any) -> None:
         self.store, self.stream, self.group = store, stream, group
         self._decoder = msgspec.msgpack.Decoder(type_)
-        self._client: Client = store.blocking_client()
+        self._link = store.blocking_link()
         self._after = "0"  # ids after this among the unacknowledged; ">" once they are through
 
     def read(self, block_seconds: float = 5.0, count: int = 100) -> list[Entry[Any]]:
         """The next messages in order, or [] after `block_seconds` or when Redis was away."""
         try:
-            reply = self._client.xreadgroup(
-                self.group, "agent", {self.stream: self._after}, count, max(1, int(block_seconds * 1000))
-            )
+            reply = self._link.ask(
+                "XREADGROUP", "GROUP", self.group, "agent", "COUNT", count, "BLOCK", max(1, int(block_seconds * 1000)),
+                "STREAMS", self.stream, self._after,
+            )  # fmt: skip
         except redis.ResponseError as error:
             if "NOGROUP" not in str(error):
                 raise
@@ -337,14 +317,14 @@ class Consumer:
     def _entries(self, raw: Iterable[Any]) -> Iterator[Entry[Any]]:
         for id_, fields in raw:
             try:
-                yield Entry(id_.decode(), self._decoder.decode(fields[b"m"]))
-            except (msgspec.DecodeError, KeyError, TypeError) as error:
+                yield Entry(id_.decode(), self._decoder.decode(fields[1]))
+            except (msgspec.DecodeError, IndexError, TypeError) as error:
                 self._set_aside(id_.decode(), fields, error)
 
     def _set_aside(self, id_: str, fields: Any, error: Exception) -> None:
         log.error("message %s of %s cannot be read (%s); set aside", id_, self.stream, error)
         change = Change().acknowledge(self.stream, self.group, id_)
-        change.commands.append(("HSET", f"aside:{self.stream}", id_, (fields or {}).get(b"m", b"")))
+        change.commands.append(("HSET", f"aside:{self.stream}", id_, (fields or [b"", b""])[1]))
         self.store.commit(change)
 
     def _make_group(self) -> None:
@@ -367,14 +347,8 @@ class FeedReader:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._client: Client = store.blocking_client(self._connected)
+        self._link = store.blocking_link()
         self._last = ""
-        self._anew = False
-
-    def _connected(self) -> None:
-        # The library replaces a connection that broke between two reads without a word, and the server behind the new
-        # one may have lost what the old one had.
-        self._anew = True
 
     def read(self, block_seconds: float = 5.0, count: int = 1000) -> list[FeedItem]:
         """The next changes; [RESET] when all documents must be read anew; [] when nothing happened."""
@@ -382,9 +356,7 @@ class FeedReader:
             if not self._last:
                 return self._start()
             block = max(1, int(block_seconds * 1000))
-            reply = self._client.xread({keys.FEED: self._last}, count, block)
-            if self._anew:
-                return self._start()
+            reply = self._link.ask("XREAD", "COUNT", count, "BLOCK", block, "STREAMS", keys.FEED, self._last)
             if reply and len(reply[0][1]) == count and self._trimmed():
                 return self._start()
             if not reply and self._rewound():
@@ -398,20 +370,19 @@ class FeedReader:
         entries = reply[0][1] if reply else []
         if entries:
             self._last = entries[-1][0].decode()
-        return [FeedItem(f[b"k"].decode(), f[b"i"].decode(), f[b"w"] == b"delete") for _, f in entries if f]
+        return [FeedItem(f[1].decode(), f[3].decode(), f[5] == b"delete") for _, f in entries]
 
     def _start(self) -> list[FeedItem]:
         self._last = self._newest()
-        self._anew = False
         self.store._back()
         return [RESET]
 
     def _newest(self) -> str:
-        newest = self._client.xrevrange(keys.FEED, count=1)
+        newest = self._link.ask("XREVRANGE", keys.FEED, "+", "-", "COUNT", 1)
         return newest[0][0].decode() if newest else "0-0"
 
     def _trimmed(self) -> bool:
-        oldest = self._client.xrange(keys.FEED, count=1)
+        oldest = self._link.ask("XRANGE", keys.FEED, "-", "+", "COUNT", 1)
         return bool(oldest) and _ordinal(oldest[0][0].decode()) > _ordinal(self._last)
 
     def _rewound(self) -> bool:

@@ -111,7 +111,7 @@ def test_a_crash_before_the_command_is_durable_leaves_the_payload_unacknowledged
     eventually(lambda: control_plane.live)
     control_plane.payload(lost)
     eventually(lambda: control_plane.live.replies("AckRequest"))
-    assert lost["arn"] in [c.task.arn for c in engine.read()]
+    eventually(lambda: lost["arn"] in [c.task.arn for c in engine.read()])
     again = control_plane.bodies("RegisterContainerInstance")[-1]
     assert again["containerInstanceArn"] == control_plane.instance_arn
 

@@ -34,7 +34,10 @@ def many_files() -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 2 * (SLOW_CLIENTS + IDLE_CLIENTS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(hard, wanted)))
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(hard, wanted)))
+        except ValueError:
+            pytest.skip(f"needs {wanted} open files, and this machine allows {hard}")
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
