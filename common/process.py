@@ -139,6 +139,7 @@ def run(name: str, serve: Callable[[Context], int | None]) -> int:
     die_with_parent()
     faulthandler.enable()
     config = load(os.environ)
+    os.environ["DOCKER_HOST"] = config["DOCKER_HOST"]  # for common.docker; it may come from the configuration file
     logs.configure(config)
     context = Context(name, config, run_dir(config), logging.getLogger(name))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches the whole group; the supervisor decides

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec.structs import replace
+
 from common.errors import NamedError
 from common.model.status import ContainerStatus, TaskStatus
 from common.model.task import Container, Health
@@ -51,7 +53,7 @@ def observed(
         if restart.is_stale(before, seen, at):
             turn.say(f"{name}: an old exit is told again; the container has been restarted since")
             return
-        if _restarted(turn, before, seen, exit_code):
+        if _restarted(turn, before, seen, exit_code, error):
             return
     turn.change_container(name, known=status)
     turn.say(f"{name}: {before.known.name} -> {status.name}" + (f" ({error})" if error else ""))
@@ -77,7 +79,9 @@ def _is_past(container: Container, seen: Observation | None) -> bool:
     return unix_seconds(seen.started_at) <= unix_seconds(container.finished_at)
 
 
-def _restarted(turn: Turn, container: Container, seen: Observation | None, exit_code: int | None) -> bool:
+def _restarted(
+    turn: Turn, container: Container, seen: Observation | None, exit_code: int | None, error: NamedError | None
+) -> bool:
     refusal = restart.refusal(container, exit_code, turn.around.now)
     if refusal:
         turn.say(f"{container.name}: not restarted: {refusal}")
@@ -93,6 +97,7 @@ def _restarted(turn: Turn, container: Container, seen: Observation | None, exit_
     )
     answered = seen or Observation()
     answered = answered if answered.exit_code is not None else Observation(status=C.STOPPED, exit_code=exit_code)
+    answered = replace(answered, error=error)  # which is reported should the restart fail
     turn.do(Action.START, container.name, f"restart {count} by policy after exit code {exit_code}", after=answered)
     return True
 

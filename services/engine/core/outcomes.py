@@ -93,7 +93,7 @@ def _start(turn: Turn, effect: Effect, outcome: Outcome) -> None:
         _repeated_start(turn, container, outcome.observation)
     elif container.known.is_running:
         turn.say(f"{effect.target}: the restart failed: {error}")
-        observed(turn, effect.target, C.STOPPED, effect.after, may_restart=False)
+        observed(turn, effect.target, C.STOPPED, effect.after, error=effect.after.error, may_restart=False)
         if may_run(error):
             turn.do(Action.STOP, effect.target, "the restart failed, but the process may run")
 
@@ -120,11 +120,17 @@ def _stop(turn: Turn, effect: Effect, outcome: Outcome) -> None:
     container = _idle(turn, effect.target, C.STOPPED)
     seen, error = outcome.observation, outcome.error
     if outcome.gone or (seen is not None and not seen.running):
-        observed(turn, container.name, C.STOPPED, seen, error=error, may_restart=False)
+        observed(turn, container.name, C.STOPPED, seen, error=error or _end_of(seen), may_restart=False)
     elif error is None and (seen is None or container.known == C.STOPPED):
         observed(turn, container.name, C.STOPPED, seen, may_restart=False)
     else:
         _stop_again(turn, container, outcome)
+
+
+def _end_of(seen: Observation | None) -> NamedError | None:
+    """What Docker says of how the process ended (spec 03 §6.9), whoever tells it first: this stop or the die event."""
+    error = seen.error if seen is not None else None
+    return error if error is not None and error.name in ENDINGS else None
 
 
 def _stop_again(turn: Turn, container: Container, outcome: Outcome) -> None:

@@ -8,7 +8,7 @@ Their target is marked as applied, so that no second call is made for it (ECS ag
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from common.errors import NamedError
 from common.model.status import ContainerStatus, ResourceStatus, TaskStatus
@@ -36,6 +36,7 @@ class Pass:
     moving: bool = False  # a call is under way
     blocked: bool = False
     no_credentials: bool = False
+    ended: list[tuple[str, NamedError | None]] = field(default_factory=list)  # containers that stop without Docker
 
 
 def needs_admission(task: Task) -> bool:
@@ -114,14 +115,18 @@ def _containers(turn: Turn, found: Pass) -> None:
         step = next_step(container)
         if step is None:
             found.moving |= container.applied != C.NONE
-        elif step.action is not None and container.applied != C.NONE:
-            found.moving = True
         else:
             _consider(turn, container, step, found)
+    _end(turn, found)
 
 
 def _consider(turn: Turn, container: Container, step: Step, found: Pass) -> None:
     verdict = evaluate(turn.task, container, turn.around)
+    if step.action is not None and container.applied != C.NONE:
+        found.moving = True
+        # A pull need not end before its container is given up; a process that starts must be seen first.
+        if verdict.answer is not Answer.NEVER or container.applied >= C.RUNNING:
+            return
     if verdict.answer is Answer.GO:
         _take(turn, container, step, found)
     elif verdict.answer is Answer.BLOCKED:
@@ -133,16 +138,20 @@ def _consider(turn: Turn, container: Container, step: Step, found: Pass) -> None
         found.no_credentials = True
         turn.say(f"{container.name} waits: {verdict.text}")
     else:
-        turn.change_container(container.name, desired=C.STOPPED)
-        error = NamedError("CannotStartContainerError", verdict.text)
-        observed(turn, container.name, C.STOPPED, error=error, exit_code=DEPENDENCY_EXIT_CODE, may_restart=False)
-        found.changed = True
+        turn.change_container(container.name, desired=C.STOPPED, exit_code=DEPENDENCY_EXIT_CODE)
+        found.ended.append((container.name, NamedError("CannotStartContainerError", verdict.text)))
+
+
+def _end(turn: Turn, found: Pass) -> None:
+    """Only now, when all containers were looked at: what one brings about must not hide the reason of the next."""
+    for name, error in found.ended:
+        observed(turn, name, C.STOPPED, error=error, may_restart=False)
+    found.changed |= bool(found.ended)
 
 
 def _take(turn: Turn, container: Container, step: Step, found: Pass) -> None:
     if step.action is None:
-        observed(turn, container.name, step.status, may_restart=False)
-        found.changed = True
+        found.ended.append((container.name, None))
         return
     changes: dict[str, object] = {"applied": step.status}
     if step.action is Action.CREATE and not container.docker_name:

@@ -15,12 +15,13 @@ PROGRESS_REASON = "TaskStateError: Agent could not progress task's state to stop
 
 def refresh(turn: Turn) -> None:
     """Derive the task's known status, pass desired statuses on, and announce a new status."""
-    known = known_status(turn.task)
-    if known > turn.task.known:
+    before, known = turn.task.known, known_status(turn.task)
+    if known > before:
         turn.change_task(known=known, known_at=turn.around.now)
         turn.say(f"the task is {known.name}")
     turn.task = with_desired(turn.task)
-    emit_task(turn)
+    if known > before:  # only then: a digest that the pull found makes no PENDING report of its own (spec 03 §6.3)
+        emit_task(turn)
     release_credentials(turn)
 
 

@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 HUB = "index.docker.io/v1/"
 HUB_NAMES = ("docker.io", "index.docker.io", "registry-1.docker.io")
 
+MEMBERS = ("username", "password", "auth", "email", "serveraddress", "identitytoken", "registrytoken")
+
 Auth = dict[str, str]
 
 
@@ -42,11 +44,11 @@ class StaticAuths:
         try:
             decoded = json.loads(data)
         except ValueError:
-            decoded = None
-        if not isinstance(decoded, dict):
-            log.warning("ECS_ENGINE_AUTH_DATA is not a JSON object; pulling without credentials")
+            decoded = ""
+        if not _well_formed(decoded):
+            log.warning("ECS_ENGINE_AUTH_DATA is not an object of objects of texts; pulling without credentials")
             return
-        for registry, entry in decoded.items():
+        for registry, entry in (decoded or {}).items():
             auth = _docker(entry) if type_ == "docker" else _dockercfg(registry, entry)
             if auth is not None:
                 self._auths[_without_scheme(registry)] = auth
@@ -66,14 +68,21 @@ class StaticAuths:
         return self._auths.get(best, {}) if found else {}
 
 
-def _docker(entry: Any) -> Auth | None:
-    if not isinstance(entry, dict):
-        return None
-    return {str(k): str(v) for k, v in entry.items() if isinstance(v, str)}
+def _well_formed(data: Any) -> bool:
+    """One member of a wrong type makes all of it unreadable, as it does for the reference; null stands for nothing."""
+    entries = data.values() if isinstance(data, dict) else (data,)
+    return all(
+        entry is None or (isinstance(entry, dict) and all(isinstance(entry.get(m), str | None) for m in MEMBERS))
+        for entry in entries
+    )
 
 
-def _dockercfg(registry: str, entry: Any) -> Auth | None:
-    text = entry.get("auth") if isinstance(entry, dict) else None
+def _docker(entry: Mapping[str, Any] | None) -> Auth:
+    return {name: value for name, value in (entry or {}).items() if isinstance(value, str)}
+
+
+def _dockercfg(registry: str, entry: Mapping[str, Any] | None) -> Auth | None:
+    text = (entry or {}).get("auth")
     try:
         user, colon, password = base64.b64decode(str(text or ""), validate=True).decode().partition(":")
     except (binascii.Error, UnicodeDecodeError):

@@ -24,7 +24,7 @@ from common import keys
 from common.backoff import Backoff
 from common.config import Config
 from common.errors import NamedError, Temporary
-from common.model.agent import DockerFacts
+from common.model.agent import Credentials, DockerFacts
 from common.model.task import Container, Resource, Task
 from services.engine.core.effects import Action, DockerEvent, Effect, Outcome, Resync
 from services.engine.docker import facts as docker_facts
@@ -47,7 +47,7 @@ from services.engine.docker.pull import Registry as ImageRegistry
 from services.engine.docker.settings import Settings, from_config
 from services.engine.docker.volumes import DockerVolumeCalls
 from services.engine.network.drain import Drains
-from services.engine.resources import ebs
+from services.engine.resources import ebs, roles
 from services.engine.resources.kind import Host, ResourceFailed
 from services.engine.resources.registry import Registry
 
@@ -94,7 +94,7 @@ class Hands:
         self._flights, self._cancellers = Flights(), Cancellers()
         tokens = EcrTokens(lambda: self._identity.region, ipv6_only=settings.ipv6_only)
         self._steps = ImageSteps(
-            ImageRegistry(self.api, settings), self._inspector, settings, tokens, self._identity.credentials,
+            ImageRegistry(self.api, settings), self._inspector, settings, tokens, self._role,
             self._pull_succeeded,
         )  # fmt: skip
         self._steps.asm_auth = self.registry.asm_auth
@@ -263,6 +263,9 @@ class Hands:
     def on_pull_began(self, call: Callable[[str, float], None]) -> None:
         self._steps.on_pull_began = call
 
+    def _role(self, id_: str) -> Credentials | None:
+        return roles.awaited(self._identity.credentials, id_)
+
     def _world(self) -> World:
         return World(
             settings=self.settings,
@@ -273,7 +276,7 @@ class Hands:
             instance_arn=self._identity.instance().arn,
             image_environment=self._image_environment,
             bridge_ip=self._lifecycle.bridge_ip,
-            execution_credentials=lambda id_: self._identity.credentials(id_) is not None,
+            execution_credentials=lambda id_: self._role(id_) is not None,
         )
 
     def _image_environment(self, image: str) -> tuple[str, ...]:

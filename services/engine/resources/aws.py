@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -17,10 +16,10 @@ from typing import Any, TypeVar
 import gevent
 import gevent.pool
 
-from common.backoff import Backoff
 from common.model.agent import Credentials
 from common.model.task import Task
 from services.engine.resources.kind import Host
+from services.engine.resources.roles import awaited
 
 T = TypeVar("T")
 
@@ -28,8 +27,6 @@ ROUND_TRIP_SECONDS = 5.0
 ATTEMPTS = 3
 CALL_SECONDS = 60.0  # three round trips with the longest back-offs between them need less
 PARALLEL = 32
-# The credentials were there when the effect was decided on; the volatile Redis may be starting again just now.
-CREDENTIALS_SECONDS = 15.0
 SERVICES = {"ssm": "SSM", "secretsmanager": "Secrets Manager", "s3": "S3", "ecr": "ECR"}
 ENDPOINTS = {"ssm": "SSM", "secretsmanager": "SECRETS_MANAGER", "s3": "S3"}  # AWS_ENDPOINT_URL_<name>
 
@@ -47,15 +44,8 @@ class AwsError(Exception):
 
 def execution_role(task: Task, host: Host) -> Credentials | None:
     """The task's execution role credentials; None when they are not there, or have no keys."""
-    backoff, end = Backoff(0.2, 2.0), time.monotonic() + CREDENTIALS_SECONDS
-    while task.execution_credentials_id:
-        found = host.credentials(task.execution_credentials_id)
-        if found is not None:
-            return found if found.access_key_id and found.secret_access_key else None
-        if time.monotonic() >= end:
-            return None
-        time.sleep(backoff.delay())
-    return None
+    found = awaited(host.credentials, task.execution_credentials_id)
+    return found if found is not None and found.access_key_id and found.secret_access_key else None
 
 
 class Client:

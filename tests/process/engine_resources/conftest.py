@@ -11,7 +11,7 @@ import pytest
 from common.model.agent import Credentials, DockerFacts
 from common.model.task import Container, Resource, Task
 from services.engine.docker.settings import Settings
-from services.engine.resources import aws
+from services.engine.resources import roles
 from services.engine.resources.environment_files import EnvironmentFiles
 from services.engine.resources.firelens import Firelens
 from services.engine.resources.kind import Host, ResourceFailed, Volumes
@@ -78,7 +78,7 @@ def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeAws]:
     """The fake AWS, which the environment names; role credentials that are absent are not waited for."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDINSTANCE")  # must never be used for a task
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "instance")
-    monkeypatch.setattr(aws, "CREDENTIALS_SECONDS", 0.0)
+    monkeypatch.setattr(roles, "CREDENTIALS_SECONDS", 0.0)
     with FakeAws().serving(monkeypatch) as fake:
         yield fake
 

@@ -12,7 +12,7 @@ import gevent
 import pytest
 
 from common.model.task import Container, EnvironmentFile, Firelens, RegistryAuth, Resource, Secret, Task
-from services.engine.resources import aws, s3
+from services.engine.resources import aws, roles, s3
 from tests.fakes.aws import FakeAws
 from tests.process.engine_resources.conftest import ARN, EXECUTION_ROLE, ID, Bench
 
@@ -105,7 +105,7 @@ def test_credentials_that_come_back_in_time_are_used(
     bench: Bench, cloud: FakeAws, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The store of credentials may be starting again when the resource is made."""
-    monkeypatch.setattr(aws, "CREDENTIALS_SECONDS", 10.0)
+    monkeypatch.setattr(roles, "CREDENTIALS_SECONDS", 10.0)
     cloud.parameters = {"/a": "x"}
     role = bench.roles.pop(EXECUTION_ROLE)
     gevent.spawn_later(0.1, bench.roles.__setitem__, EXECUTION_ROLE, role)

@@ -249,6 +249,76 @@ def test_a_dependency_that_failed_stops_its_dependent_with_143(brain, seen):
     assert it.task.execution_stopped_at
 
 
+def needing(name: str, on: str, condition: str, essential: bool = True) -> Container:
+    """A container that waits for another one."""
+    after = (Dependency(container_name=on, condition=condition),)
+    return Container(name=name, image="img", essential=essential, depends_on=after)
+
+
+def test_every_dependent_of_a_container_that_failed_has_the_reason(brain, seen):
+    """What the first one brings about (the task stops) must not hide the reason of the next (spec 03 §3.6)."""
+    it = brain(Container(name="init", image="img"), needing("a", "init", "SUCCESS"), needing("b", "init", "SUCCESS"))
+    it.run("init")
+    it.event("die", "init", seen=seen.exited(1))
+    for name in ("a", "b"):
+        (report,) = it.container_reports(name)
+        assert (report.status, report.exit_code) == (C.STOPPED, 143)
+        assert report.reason.endswith("as dependency did not exit successfully.")
+    assert it.reports() == [("STOPPED", "")]
+
+
+def test_a_container_that_will_never_start_takes_those_after_it_along(brain, seen):
+    """Although its end, once it is known, would do for START: in the same look it is only on its way there."""
+    app = needing("app", "b", "START")
+    it = brain(Container(name="init", image="img"), needing("b", "init", "SUCCESS", essential=False), app)
+    for name in ("b", "app"):
+        it.ends(Action.RESOLVE_MANIFEST, name)
+    it.run("init")
+    it.event("die", "init", seen=seen.exited(1))
+    (report,) = it.container_reports("app")
+    assert (report.status, report.exit_code) == (C.STOPPED, 143)
+    assert report.reason == (
+        "CannotStartContainerError: dependency graph: failed to resolve container ordering dependency "
+        "[b(img) (MANIFEST_PULLED->STOPPED) - Exit: 143] for target [app(img) (MANIFEST_PULLED->RUNNING)] because "
+        "dependency will never start"
+    )
+
+
+def test_a_container_whose_create_failed_takes_those_after_it_along(brain):
+    """It never ran, so nobody was started by it, wherever it stands in the task definition."""
+    it = brain(Container(name="side", image="img"), needing("app", "side", "START"))
+    it.ends(Action.RESOLVE_MANIFEST, "app")
+    for action in (Action.RESOLVE_MANIFEST, Action.PULL):
+        it.ends(action, "side")
+    it.ends(Action.CREATE, "side", error="CannotCreateContainerError: no")
+    (report,) = it.container_reports("app")
+    assert (report.exit_code, report.reason.endswith("because dependency will never start")) == (143, True)
+    assert it.reports() == [("STOPPED", "")]
+
+
+def test_a_pull_need_not_end_before_its_container_is_given_up(brain, seen):
+    """With ECS_PULL_DEPENDENT_CONTAINERS_UPFRONT it may take long, and nobody will use the image."""
+    it = brain(Container(name="init", image="img"), needing("app", "init", "SUCCESS"), upfront=True)
+    it.ends(Action.RESOLVE_MANIFEST, "app")
+    it.run("init")
+    it.event("die", "init", seen=seen.exited(1))
+    (report,) = it.container_reports("app")
+    assert (report.exit_code, "[app(img) (MANIFEST_PULLED->RUNNING)]" in report.reason) == (143, True)
+    assert it.reports() == [("STOPPED", "")]
+    assert it.ends(Action.PULL, "app") == []
+
+
+def test_a_stop_that_ends_in_the_oom_killer_says_so(brain, seen):
+    """Spec 03 §6.9: whether the stop call or the die event tells it first."""
+    it = brain()
+    it.run()
+    it.stop()
+    killed = NamedError("OutOfMemoryError", "Container killed due to memory usage")
+    it.ends(Action.STOP, observation=seen.exited(137, error=killed))
+    report = it.container_reports()[-1]
+    assert (report.status, report.exit_code, report.reason) == (C.STOPPED, 137, str(killed))
+
+
 def test_a_dependent_starts_the_moment_its_condition_is_met(brain, seen):
     """No blocked poll: the event itself is looked at."""
     init = Container(name="init", image="img")

@@ -35,6 +35,18 @@ def test_without_a_digest_of_its_own_finding_nothing_is_pending(brain, image, di
     assert it.events == []
 
 
+def test_a_digest_that_only_the_pull_finds_is_told_with_the_next_report(brain, seen):
+    """Spec 03 §6.3: no PENDING report of its own; the local copy of an image told it after all."""
+    it = brain()
+    it.ends(Action.RESOLVE_MANIFEST, error="CannotPullImageManifestError: no")
+    it.ends(Action.PULL, error="CannotPullContainerError: no", image_digest=DIGEST, image_id="i")
+    assert it.events == []
+    it.ends(Action.CREATE, observation=Observation(docker_id="d"))
+    it.ends(Action.START, observation=seen.running())
+    assert it.reports() == [("RUNNING", "")]
+    assert it.container_reports()[0].image_digest == DIGEST
+
+
 def test_a_cached_image_sets_no_pull_times(brain):
     """Only a registry pull counts."""
     it = brain()

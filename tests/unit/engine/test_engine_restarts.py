@@ -61,6 +61,17 @@ def test_a_restart_that_fails_reports_the_exit_without_reason(brain, seen):
     assert it.container().restart_count == 1
 
 
+def test_a_restart_that_fails_reports_the_reason_of_the_exit(brain, seen):
+    """Spec 03 §7: the exit is handled as it would have been without a policy."""
+    killed = NamedError("OutOfMemoryError", "Container killed due to memory usage")
+    it = brain(policy())
+    it.run()
+    it.event("die", seen=seen.exited(137, error=killed))
+    it.ends(Action.START, error="CannotStartContainerError: no", observation=seen.exited(128))
+    report = it.container_reports()[-1]
+    assert (report.status, report.exit_code, report.reason) == (C.STOPPED, 137, str(killed))
+
+
 def test_the_stop_event_behind_a_restarted_die_is_stale(brain, seen):
     """`docker stop` yields die and stop; the second tells of the exit that the restart has answered."""
     it = brain(policy(period=0))

@@ -152,7 +152,19 @@ def test_docker_hub_has_one_entry_under_its_old_name() -> None:
     assert StaticAuths("docker", "{}").for_image("busybox") == {}
 
 
-@pytest.mark.parametrize(("type_", "data"), [("docker", "nope"), ("other", "{}"), ("docker", "[]"), ("", "{}")])
+@pytest.mark.parametrize(
+    ("type_", "data"),
+    [
+        ("docker", "nope"),
+        ("other", "{}"),
+        ("docker", "[]"),
+        ("docker", "null"),
+        ("", "{}"),
+        ("docker", '{"docker.io": {"username": "u"}, "index.docker.io/v1/": {"username": "u", "password": 12345}}'),
+        ("docker", '{"index.docker.io/v1/": {"username": "u", "password": "p"}, "quay.io": "token"}'),
+        ("dockercfg", '{"index.docker.io/v1/": {"auth": "dTpw"}, "quay.io": ["auth"]}'),
+    ],
+)
 def test_unusable_credentials_mean_anonymous_pulls(type_: str, data: str) -> None:
     """A warning, never a failure; and the header is sent all the same."""
     assert StaticAuths(type_, data).for_image("busybox") == {}
