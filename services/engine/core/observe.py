@@ -6,13 +6,14 @@ after an error follows the reference: the status in the report is the one that w
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from msgspec.structs import replace
 
 from common.errors import NamedError
 from common.model.status import ContainerStatus, TaskStatus
-from common.model.task import Container, Health
+from common.model.task import Container, Health, PortBinding
 from services.engine.core import restart
 from services.engine.core.effects import Action, HealthReport, Observation
 from services.engine.core.status import reached, set_desired
@@ -158,7 +159,21 @@ def _told(container: Container, seen: Observation) -> dict[str, Any]:
             changes[field] = getattr(seen, field)
     if seen.mounts is not None:
         changes["mounts"] = seen.mounts
+    if "port_bindings" in changes:
+        changes["port_ranges"] = container.port_ranges | _published_ranges(container, seen.port_bindings)
     return changes
+
+
+def _published_ranges(container: Container, bindings: Iterable[PortBinding]) -> dict[str, str]:
+    """Host port ranges as Docker tells them: a container that was adopted after a crash has no others."""
+    host_ports = {(b.container_port, b.protocol): b.host_port for b in bindings}
+    found = {}
+    for mapping in container.port_mappings:
+        first, _, last = mapping.container_port_range.partition("-")
+        host_port = host_ports.get((int(first), mapping.protocol)) if first.isdigit() and last.isdigit() else None
+        if host_port:
+            found[mapping.container_port_range] = f"{host_port}-{host_port + int(last) - int(first)}"
+    return found
 
 
 def health(turn: Turn, name: str, report: HealthReport | None) -> None:

@@ -101,6 +101,8 @@ class Lifecycle:
         except ContainerFailed as failure:
             seen = Observation(docker_id=id_, docker_name=container.docker_name, status=ContainerStatus.CREATED)
             error, gone = failure.error, failure.gone
+        # Docker's answer has the image's labels as well; the container's own are those that were asked for.
+        seen = replace(seen, labels=dict(draft.config.get("Labels") or {}))
         return Outcome(
             action=Action.CREATE, target=container.name, error=error, observation=seen, gone=gone,
             port_ranges=draft.port_ranges, agent=agent,

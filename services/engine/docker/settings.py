@@ -11,6 +11,9 @@ from common.config import Config
 from common.host_paths import host_path
 from services.engine.core.waiting import PAUSE_IMAGE
 
+CGROUPS = "/sys/fs/cgroup"
+UNIFIED = f"{CGROUPS}/cgroup.controllers"  # with cgroup v2 the option has no effect (spec 03 §9)
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -77,7 +80,7 @@ def from_config(config: Config) -> Settings:
         registry_auth_data=config["ECS_ENGINE_AUTH_DATA"] or "",
         dynamic_ports=(ports[0], ports[1]) if ports else None,
         limits=config["ECS_ENABLE_TASK_CPU_MEM_LIMIT"],
-        cgroup_path=config["ECS_CGROUP_PATH"] or "/sys/fs/cgroup",
+        cgroup_path=CGROUPS if os.path.exists(UNIFIED) else config["ECS_CGROUP_PATH"] or CGROUPS,
         cpu_period_seconds=config["ECS_CGROUP_CPU_PERIOD"],
         pids_limit=config["ECS_TASK_PIDS_LIMIT"] or 0,
         propagate_memory_limit=config.enabled("ECS_PROPAGATE_TASK_MEMORY_LIMIT_CGROUPV2"),

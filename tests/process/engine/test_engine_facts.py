@@ -110,7 +110,7 @@ def test_the_command_says_which_docker_is_not_there(run_dir):
 def test_the_command_does_not_wait_for_ever(proxy, capfd, monkeypatch):
     """A Docker that hangs is given ten seconds, here less."""
     monkeypatch.setattr(facts_command, "ANSWER_SECONDS", 0.3)
-    monkeypatch.setenv("DOCKER_HOST", proxy.address)
     proxy.add(Rule("GET", "/info$", hang=True))
-    assert facts_command.main({"ECS_ENABLE_TASK_CPU_MEM_LIMIT": "false"}) == 1
+    environment = {"ECS_ENABLE_TASK_CPU_MEM_LIMIT": "false", "DOCKER_HOST": proxy.address}
+    assert facts_command.main(environment) == 1
     assert "has not answered within 0.3 s" in capfd.readouterr().err

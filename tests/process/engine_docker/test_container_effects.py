@@ -13,6 +13,7 @@ from common.model.status import ContainerStatus, ContainerType
 from common.model.task import MountPoint, PortMapping, RestartPolicy, Volume, VolumeFrom
 from services.engine.core.effects import Action
 from services.engine.docker import containers
+from tests.fakes import images
 from tests.fakes.docker_proxy import DockerProxy, Rule
 from tests.fakes.ports import free_ports
 from tests.process.engine_docker.conftest import Bench, docker, until, with_container
@@ -86,6 +87,22 @@ def test_docker_shows_what_the_reference_agent_would_have_asked_for(bench: Bench
     } <= set(config["Env"])
     tcp = host["PortBindings"]["80/tcp"][0]
     assert tcp["HostIp"] == "" and int(tcp["HostPort"]) > 0
+
+
+def test_the_labels_of_a_container_are_those_that_were_asked_for(bench: Bench) -> None:
+    """Docker's inspect has the image's labels as well, which the task metadata does not show (spec 06)."""
+    image = f"{bench.prefix}/labelled:1"
+    images.make(image, changes=("LABEL maintainer=somebody", 'CMD ["sleep","3600"]'))
+    try:
+        hands = bench.hands()
+        task = bench.task(bench.container(image=image, docker_config='{"Labels":{"mine":"1"}}'))
+        created = bench.do(hands, Action.CREATE, task)
+        assert created.observation is not None and created.observation.labels is not None
+        assert created.observation.labels["mine"] == "1" and "maintainer" not in created.observation.labels
+        assert created.observation.labels["com.amazonaws.ecs.container-name"] == "main"
+        bench.do(hands, Action.REMOVE, with_container(task, "main", docker_id=created.observation.docker_id))
+    finally:
+        images.remove(image)
 
 
 def test_published_ports_come_back_in_docker_order(bench: Bench) -> None:

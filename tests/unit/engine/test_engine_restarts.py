@@ -1,12 +1,13 @@
 """The restart policy of containers, and what the engine makes of its tasks after it was away."""
 
 from common.errors import NamedError
-from common.model.messages import TaskChanged
+from common.model.messages import ContainerChanged, TaskChanged
 from common.model.status import ContainerStatus as C
+from common.model.status import HealthStatus
 from common.model.status import ResourceStatus as R
 from common.model.status import TaskStatus as T
-from common.model.task import Container, Resource, RestartPolicy
-from services.engine.core.effects import Action, Observation, Outcome
+from common.model.task import Container, PortBinding, PortMapping, Resource, RestartPolicy
+from services.engine.core.effects import Action, HealthReport, Observation, Outcome
 from services.engine.core.reconcile import restored, to_inspect
 from services.engine.core.turn import Surroundings
 
@@ -145,6 +146,41 @@ def test_a_container_known_by_name_only_is_not_created_again(brain, seen):
     decision = back(it, app=Observation(docker_id="d9", status=C.CREATED))
     assert [e.action for e in decision.effects] == [Action.START]
     assert decision.task.containers[0].docker_id == "d9"
+
+
+def test_a_process_that_came_and_went_while_away_was_running(brain, seen):
+    """Its start was asked for, and its end is all that is left to see; ECS hears of both."""
+    it = brain()
+    it.ends(Action.RESOLVE_MANIFEST)
+    it.ends(Action.PULL)
+    it.ends(Action.CREATE, observation=Observation(docker_id="id-app", status=C.CREATED))
+    decision = back(it, app=seen.exited(3))
+    assert [e.status for e in decision.events if isinstance(e, TaskChanged)] == [T.RUNNING, T.STOPPED]
+
+
+def test_a_health_that_did_not_change_while_away_keeps_its_time(brain, altered, seen):
+    """It is what Docker says of the same process before and after."""
+    it = brain(Container(name="app", image="img", essential=True, health_check_type="docker"))
+    it.run()
+    healthy = altered(seen.running(), health=HealthReport(status=HealthStatus.HEALTHY, output="", exit_code=0))
+    it.event("health_status: healthy", seen=healthy)
+    since = it.container().health.since
+    it.now += 1000
+    assert back(it, app=healthy).task.containers[0].health.since == since > 0
+
+
+def test_port_ranges_of_an_adopted_container_are_those_that_docker_tells(brain, altered, seen):
+    """The create call's answer was lost with the engine, and with it the ranges that the request had."""
+    mapping = PortMapping(container_port_range="7000-7002")
+    it = brain(Container(name="app", image="img", essential=True, port_mappings=(mapping,)))
+    it.ends(Action.RESOLVE_MANIFEST)
+    it.ends(Action.PULL)
+    ports = [PortBinding(container_port=7000 + n, host_port=40000 + n, bind_ip="0.0.0.0") for n in range(3)]
+    running = altered(seen.running(), port_bindings=tuple(ports))
+    answer = Outcome(action=Action.INSPECT, target="app", observation=running)
+    decision = restored(it.task, {"app": answer}, Surroundings(now=it.now))
+    report = next(e for e in decision.events if isinstance(e, ContainerChanged))
+    assert (report.status, report.port_ranges) == (C.RUNNING, {"7000-7002": "40000-40002"})
 
 
 def test_a_container_that_was_never_created_is_created_with_the_saved_name(brain):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from common.model.task import (
     VolumeFrom,
 )
 from common.wire.payload import parse_task
+from services.engine.docker import settings
 from services.engine.docker.draft import World
 from services.engine.docker.host_config import cpu_shares
 from services.engine.docker.settings import Settings, from_config
@@ -171,6 +173,15 @@ def test_broken_pause_labels_are_no_labels(text: str, labels: dict[str, str]) ->
     """Conformance case N9 of spec 04."""
     config = load({"ECS_PAUSE_LABELS": text}, read=lambda path: None, exists=lambda path: False)
     assert from_config(config).pause_labels == labels
+
+
+def test_with_cgroup_v2_the_cgroup_path_has_no_effect(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A left-over ECS_CGROUP_PATH of an older host must not turn the task limits off (spec 03 §9)."""
+    config = load({"ECS_CGROUP_PATH": "/cgroup"})
+    monkeypatch.setattr(settings, "UNIFIED", str(tmp_path / "cgroup.controllers"))
+    assert from_config(config).cgroup_path == "/cgroup"
+    (tmp_path / "cgroup.controllers").touch()
+    assert from_config(config).cgroup_path == "/sys/fs/cgroup"
 
 
 def test_the_region_is_set_unless_somebody_set_one() -> None:
