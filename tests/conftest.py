@@ -5,6 +5,7 @@ from gevent import monkey
 monkey.patch_all()
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,11 @@ import pytest
 
 for _name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
     os.environ.pop(_name, None)  # the tests talk to servers of their own
+
+# gevent closes a directory when its loop turns next, and pytest removes old temporary trees in a single turn.
+_soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+_most = 65536 if _hard == resource.RLIM_INFINITY else min(_hard, 65536)
+resource.setrlimit(resource.RLIMIT_NOFILE, (max(_soft, _most), _hard))
 
 IN_GUEST = "TEST_PATIENCE" in os.environ  # a guest of tests/vm has everything, so nothing is left out there
 PATIENCE = float(os.environ.get("TEST_PATIENCE", "1"))  # and is slow: how many times longer to wait
