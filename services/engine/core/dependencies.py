@@ -28,6 +28,7 @@ class Answer(Enum):
 
     GO = auto()
     BLOCKED = auto()  # something else in the task must happen first
+    IN_TURN = auto()  # others must stop first; they are on their way, unless they wait for one another
     NO_CREDENTIALS = auto()  # execution role credentials have not arrived
     NEVER = auto()  # terminal
 
@@ -169,7 +170,7 @@ def _shutdown_order(task: Task, container: Container, around: Surroundings) -> V
         return GO
     listed = ", ".join(others)
     text = f"{GRAPH}target {container.name} needs other containers stopped before it can stop: {listed}"
-    return Verdict(Answer.BLOCKED, text)
+    return Verdict(Answer.IN_TURN, text)
 
 
 # -- at the door -----------------------------------------------------------------------------------

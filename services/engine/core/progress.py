@@ -129,8 +129,8 @@ def _consider(turn: Turn, container: Container, step: Step, found: Pass) -> None
             return
     if verdict.answer is Answer.GO:
         _take(turn, container, step, found)
-    elif verdict.answer is Answer.BLOCKED:
-        found.blocked = True
+    elif verdict.answer in (Answer.BLOCKED, Answer.IN_TURN):
+        found.blocked |= verdict.answer is Answer.BLOCKED
         turn.say(f"{container.name} waits: {verdict.text}")
         if verdict.wake_at:
             turn.wake(verdict.wake_at + 0.01)

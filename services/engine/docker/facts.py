@@ -11,7 +11,7 @@ import os
 from typing import Any
 
 from common.docker import KNOWN_API_VERSIONS, REFERENCE_API_VERSION
-from common.errors import Terminal
+from common.errors import AgentError, Temporary, Terminal
 from common.model.agent import DockerFacts
 from services.engine.docker import pause_image
 from services.engine.docker.agent_images import EBS_DRIVER, SERVICE_CONNECT
@@ -48,7 +48,7 @@ def default_version(usable: tuple[str, ...]) -> str:
 
 
 def read(api: Api, settings: Settings, plugin_dirs: tuple[str, ...] = (SOCKETS, *SPECS)) -> DockerFacts:
-    """The facts. Raises DockerCallError; Terminal when task limits were demanded and cannot be had."""
+    """The facts. Raises DockerCallError; Terminal, or Temporary for an old Docker, when task limits were demanded."""
     version = api.call("GET", "/version", VERSION_SECONDS, version=UNVERSIONED).json()
     usable = usable_versions(version.get("MinAPIVersion") or "1.17", version.get("ApiVersion") or "1.17")
     default = default_version(usable)
@@ -86,16 +86,19 @@ def _limits(settings: Settings, usable: tuple[str, ...]) -> bool:
     """Are task limits on? Unset means on, unless this host cannot; then a warning says why (spec 03 §9)."""
     if settings.limits is False:
         return False
-    problem = "" if at_least(usable[-1], OLDEST_LIMITS_VERSION) else f"Docker lacks API {OLDEST_LIMITS_VERSION}"
-    if not problem:
-        try:
-            cgroup.initialise_root(settings.cgroup_path)
-        except OSError as error:
-            problem = f"the root cgroup of ECS cannot be made: {error}"
-    if not problem:
-        return True
+    if not at_least(usable[-1], OLDEST_LIMITS_VERSION):
+        # Another Docker may answer next time (spec 01: exit status 1); the root cgroup will not come by itself (5).
+        return _no_limits(settings, f"Docker lacks API {OLDEST_LIMITS_VERSION}", Temporary)
+    try:
+        cgroup.initialise_root(settings.cgroup_path)
+    except OSError as error:
+        return _no_limits(settings, f"the root cgroup of ECS cannot be made: {error}", Terminal)
+    return True
+
+
+def _no_limits(settings: Settings, problem: str, failure: type[AgentError]) -> bool:
     if settings.limits:
-        raise Terminal(f"ECS_ENABLE_TASK_CPU_MEM_LIMIT is true, but {problem}; unset it or mend the host")
+        raise failure(f"ECS_ENABLE_TASK_CPU_MEM_LIMIT is true, but {problem}; unset it or mend the host")
     log.warning("task CPU and memory limits are off: %s", problem)
     return False
 

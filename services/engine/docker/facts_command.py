@@ -28,10 +28,12 @@ class _Late(Exception):
 
 def main(environment: Mapping[str, str] | None = None) -> int:
     """Print DockerFacts and return 0, or say on stderr why not and return 1."""
-    api = Api()
     try:
         config = load(environment if environment is not None else os.environ)
         api, settings = Api(address=config["DOCKER_HOST"]), from_config(config)
+    except AgentError as error:
+        return _failed(str(error))
+    try:
         with gevent.Timeout(ANSWER_SECONDS, _Late):
             found = facts.read(api, settings)
     except _Late:

@@ -140,7 +140,8 @@ class Hands:
     def facts(self) -> DockerFacts:
         """What Docker is like; read once, `refresh_facts` reads again.
 
-        Raises Temporary when Docker does not answer, Terminal when the configuration demands what this host lacks.
+        Raises Temporary when Docker does not answer or is too old for the configuration, Terminal when the host cannot
+        do what the configuration demands.
         """
         with self._facts_lock:
             return self._facts if self._facts is not None else self._first_facts()

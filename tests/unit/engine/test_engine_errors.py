@@ -380,6 +380,17 @@ def test_a_task_without_containers_waits_for_its_stop(brain, make_task, altered)
     assert it.reports() == [("STOPPED", "TaskStateError: Agent could not progress task's state to stopped")]
 
 
+def test_a_stop_of_a_circle_of_dependencies_is_reported(brain):
+    """Spec 03 §3.5: containers that may only stop after each other are given up, as nothing of them ever ran."""
+    circle = [
+        Container(name=a, image="img", essential=True, depends_on=(Dependency(container_name=b, condition="START"),))
+        for a, b in ("xy", "yx")
+    ]
+    it = brain(*circle, desired=T.STOPPED)
+    assert it.reports() == [("STOPPED", "TaskStateError: Agent could not progress task's state to stopped")]
+    assert it.effects == []
+
+
 def test_a_desired_status_never_falls(brain):
     """Conformance cases 63 and 64."""
     from services.engine.core.decide import Desire

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from common.errors import Terminal
+from common.errors import Temporary, Terminal
 from services.engine.docker import facts
 
 OLD, NEW = ("1.17", "1.21"), ("1.24", "1.44")
@@ -28,14 +28,14 @@ class Settings:
         (False, NEW, False, False),
         (None, OLD, False, False),
         (None, NEW, True, False),
-        (True, OLD, False, "Docker lacks API 1.22"),
-        (True, NEW, True, "the root cgroup of ECS cannot be made"),
+        (True, OLD, False, (Temporary, "Docker lacks API 1.22")),
+        (True, NEW, True, (Terminal, "the root cgroup of ECS cannot be made")),
     ],
 )
 def test_limits_that_nobody_asked_for_may_be_missing_and_demanded_ones_may_not(
     monkeypatch, limits, usable, root_fails, outcome
 ):
-    """Case 61 of spec 01: unset degrades with a warning, true ends the service."""
+    """Case 61 of spec 01: unset degrades with a warning, true waits for another Docker, or ends the service."""
 
     def initialise(path: str) -> None:
         if root_fails:
@@ -43,8 +43,9 @@ def test_limits_that_nobody_asked_for_may_be_missing_and_demanded_ones_may_not(
 
     monkeypatch.setattr(facts.cgroup, "initialise_root", initialise)
     settings = Settings(limits)
-    if isinstance(outcome, str):
-        with pytest.raises(Terminal, match=outcome):
+    if isinstance(outcome, tuple):
+        failure, text = outcome
+        with pytest.raises(failure, match=text):
             facts._limits(settings, usable)  # type: ignore[arg-type]
     else:
         assert facts._limits(settings, usable) is outcome  # type: ignore[arg-type]
