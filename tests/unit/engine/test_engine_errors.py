@@ -181,6 +181,17 @@ def test_out_of_memory_is_the_reason_of_the_exit(brain, seen):
     assert (report.exit_code, report.reason) == (137, "OutOfMemoryError: Container killed due to memory usage")
 
 
+def test_a_start_event_that_cannot_be_looked_into_still_tells_of_the_start(brain):
+    """The daemon said that the process began; that a look at it failed is no reason to kill it."""
+    it = brain()
+    it.ends(Action.RESOLVE_MANIFEST)
+    it.ends(Action.PULL)
+    it.ends(Action.CREATE, observation=Observation(docker_id="id-app"))
+    assert it.event("start", error=NamedError("CannotInspectContainerError", "deadline exceeded")) == []
+    assert (it.container().known, it.container().desired, it.container().error) == (C.RUNNING, C.RUNNING, None)
+    assert it.reports() == [("RUNNING", "")]
+
+
 def test_a_start_event_before_the_call_returns_is_enough(brain, seen):
     """The call's result then only adds what it knows; an error in it is lost."""
     it = brain()
