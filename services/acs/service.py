@@ -21,6 +21,7 @@ from common.backoff import Backoff
 from common.bus import Change
 from common.discovery import Discovery
 from common.errors import AgentError, Temporary
+from common.keep import keep
 from common.logs import fields
 from common.model.agent import DockerFacts, Session
 from common.own_keys import OwnCredentials
@@ -229,30 +230,22 @@ class Agent:
             self._settings, self._credentials, finder, arn, self._facts.server_version, handlers, self._announce,
             self._context.stopping, self._api.now, TIMINGS, self._heard,
         )  # fmt: skip
-        jobs: list[Callable[[], None]] = [
-            self._session.run, handlers.run, self._submission.run, self._submission.flush_forever,
-            self._attachments.run, self._keep_house,
-        ]  # fmt: skip
+        jobs: dict[str, Callable[[], None]] = {
+            "the session with ACS": self._session.run,
+            "the handling of messages": handlers.run,
+            "the submission of state changes": self._submission.run,
+            "the second look at state changes": self._submission.flush_forever,
+            "the reports of attachments": self._attachments.run,
+            "housekeeping": self._keep_house,
+        }
         if self._context.config["IMDSIAMRolesEnabled"]:
             refresher = RoleRefresher(self._metadata, self._bus.durable, self._roles)
-            jobs.append(lambda: refresher.run(self._wait))
+            jobs["the renewal of instance roles"] = lambda: refresher.run(self._wait)
         if self._settings.spot_draining:
-            jobs.append(lambda: lifecycle.watch_spot(self._metadata, self._api, cluster, lambda: arn, self._wait))
-        self._jobs = [gevent.spawn(self._guarded, job) for job in jobs]
-
-    def _guarded(self, job: Callable[[], None]) -> None:
-        """Run a job; one that fails is started again, because the others cannot do without it."""
-        backoff = Backoff(0.5, 30.0)
-        while not self._context.stopping.is_set():
-            try:
-                job()
-                return
-            except Temporary as error:
-                log.warning("%s", error)
-            except Exception:
-                log.critical("a part of the agent failed and is started again", exc_info=True)
-            if not self._wait(backoff.delay()):
-                return
+            jobs["the watch for spot interruptions"] = lambda: lifecycle.watch_spot(
+                self._metadata, self._api, cluster, lambda: arn, self._wait
+            )
+        self._jobs = [gevent.spawn(keep, name, job, self._wait) for name, job in jobs.items()]
 
     def stop(self) -> None:
         """End the connection, let submissions in flight end, stop everything."""

@@ -21,6 +21,7 @@ from common.bus import Bus, Entry
 from common.clock import Clock
 from common.config import Config
 from common.errors import AgentError, Temporary
+from common.keep import keep
 from common.logs import fields
 from common.model.agent import DockerFacts, Instance
 from common.model.messages import (
@@ -120,6 +121,7 @@ class Engine:
             str(config["AWS_DEFAULT_REGION"] or ""),
         )  # fmt: skip
         self.arrivals = 0  # the number of the youngest task
+        self._epoch = ""  # of the store that holds all documents
         self._greenlets: list[gevent.Greenlet] = []
         self.shop = Shop(
             crew=Crew(hands),
@@ -178,12 +180,15 @@ class Engine:
             may_begin()
             self._read_commands()
 
-        for loop in (read_commands, self.images.run, self._watch_store, self.patrol.run, self.relays.run):
-            self._greenlets.append(gevent.spawn(self._forever, loop))
+        self._keep("the reader of commands", read_commands)
+        self._keep("the record of images", self.images.run)
+        self._keep("the watch over the store", self._watch_store)
+        self._keep("the patrol", self.patrol.run)
+        self._keep("the care for relays", self.relays.run)
 
     def listen(self) -> None:
         """Begin to read Docker's events; `stream_open` is set when the stream is."""
-        self._greenlets.append(gevent.spawn(self._forever, self._read_events))
+        self._keep("the reader of Docker's events", self._read_events)
 
     def load_images(self) -> None:
         """Load the image of the EBS driver, and publish that it is there."""
@@ -201,16 +206,12 @@ class Engine:
             worker.join(max(0.0, end - time.monotonic()))
         gevent.spawn(self.images.flush).join(max(0.1, end - time.monotonic()))
 
-    def _forever(self, loop: Callable[[], None]) -> None:
-        """A loop that fails is begun again: its failure must not end the others."""
-        while not self.stopping():
-            try:
-                loop()
-            except Temporary as error:
-                log.info("%s pauses: %s", loop.__name__, error)
-            except Exception:
-                log.critical("%s failed and is begun again", loop.__name__, exc_info=True)
-            gevent.sleep(0.5)
+    def _keep(self, name: str, loop: Callable[[], None]) -> None:
+        self._greenlets.append(gevent.spawn(keep, name, loop, self._wait))
+
+    def _wait(self, seconds: float) -> bool:
+        gevent.sleep(seconds)
+        return not self.stopping()
 
     # -- tasks ---------------------------------------------------------------------------------
 
@@ -366,13 +367,13 @@ class Engine:
 
     def _watch_store(self) -> None:
         """A store that lost its data gets everything again, from memory."""
-        epoch = self.bus.durable.epoch()
+        self._epoch = self._epoch or self.bus.durable.epoch()
         while not self.stopping():
             gevent.sleep(EPOCH_CHECK_SECONDS)
             now = self.bus.durable.epoch()
-            if now != epoch:
-                epoch = now
+            if now != self._epoch:
                 self.republish()
+                self._epoch = now  # only now: what failed half-way is done again
 
     def republish(self) -> None:
         """Write all documents again."""

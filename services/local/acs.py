@@ -157,8 +157,8 @@ class Session:
         for task in self._state.tasks_on(self.instance_arn):
             if task.delivery.message_id == message_id and not task.delivery.acked:
                 task.delivery.acked = True
-                if task.delivery.desired == "STOPPED":
-                    task.view = lifecycle.stop_accepted(task.view)
+                stops = task.delivery.desired == "STOPPED"
+                task.view = lifecycle.stop_accepted(task.view) if stops else lifecycle.start_accepted(task.view)
                 self._state.save(task)
 
     def _settle(self, message_id: str) -> None:
@@ -234,7 +234,7 @@ class Session:
         return True
 
     def _payload(self, task: Task) -> Json:
-        definition = self._state.definition_of(task)
+        definition = self._state.sent_definition(task)
         roles = [self._role(task, role_type, definition) for role_type in ROLE_TYPES]
         return {
             "clusterArn": task.view["clusterArn"],

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from common.clock import Clock
-from services.local.core import lifecycle
+from services.local.core import laptop, lifecycle
 from services.local.core.errors import cluster_not_found, invalid
 from services.local.core.names import Names, cluster_name, resource_id
 from services.local.core.records import Cluster, Definition, Delivery, Instance, Task
@@ -157,6 +157,14 @@ class State:
         """The view of the task definition of a task."""
         key = task.view["taskDefinitionArn"].rsplit("/", 1)[-1]
         return self.definitions[key].view
+
+    def attributes(self, instance_arn: str) -> set[str]:
+        """The names of what an instance can do and is."""
+        return {a["name"] for a in self.instances[instance_arn].view.get("attributes") or []}
+
+    def sent_definition(self, task: Task) -> Json:
+        """The definition of a task as its instance can run it."""
+        return laptop.fit(self.definition_of(task), self.attributes(task.instance)).definition
 
     # -- what several operations do ---------------------------------------------------------------------------------
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import platform
 from typing import Any
 
 from services.local.api import definitions
 from services.local.api.plane import Plane, check_tags, missing, page
-from services.local.core import lifecycle, placement
+from services.local.core import laptop, lifecycle, placement
 from services.local.core.errors import ApiError, client, invalid
 from services.local.core.names import last_part, new_id
 from services.local.core.records import Cluster, Definition, Instance, Task
 from services.local.credentials import new_credentials_id
 
+log = logging.getLogger("local.tasks")
 Json = dict[str, Any]
 MAX_COUNT = 10  # API reference, RunTask.count and StartTask.containerInstances
 MAX_DESCRIBED = 100
@@ -105,7 +107,7 @@ def _obstacle(plane: Plane, instance: Instance, definition: Definition, override
     """The failure entry for placing a task on this instance, or None when it fits."""
     needed = placement.holding(definition.view, overrides)
     view = plane.instance_view(instance)
-    attributes = {a["name"] for a in definition.view["requiresAttributes"]}
+    attributes = laptop.fit(definition.view, plane.state.attributes(instance.arn)).attributes
     reachable = plane.hub.reachable(instance.arn)
     reason = placement.obstacle(view, reachable, view["remainingResources"], needed, attributes)
     if reason is None:
@@ -188,6 +190,8 @@ def _place(plane: Plane, cluster: Cluster, instance: Instance, definition: Defin
     state.save(task)
     state.set_tags(arn, _tags(plane, cluster, definition, request))
     state.on_work(instance.arn)
+    for line in laptop.fit(view, state.attributes(instance.arn)).replaced:
+        log.info("task %s: %s", id_, line)
     return task
 
 

@@ -68,6 +68,13 @@ def request_stop(task: Json, reason: str | None, now: float, code: str = "UserIn
     }
 
 
+def start_accepted(task: Json) -> Json:
+    """The task after the agent took it over: its network is the agent's matter, so PROVISIONING is over."""
+    if task["lastStatus"] != "PROVISIONING":
+        return task
+    return {**task, "lastStatus": "PENDING", "version": task["version"] + 1}
+
+
 def stop_accepted(task: Json) -> Json:
     """The task after the agent took over the request to stop it."""
     if task["desiredStatus"] != "STOPPED" or task["lastStatus"] in ("STOPPED", "STOPPING"):

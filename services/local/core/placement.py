@@ -6,7 +6,7 @@ ports. The first obstacle found is the failure's reason (ECS developer guide, "A
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from typing import Any
 
 from msgspec import Struct, field
@@ -67,7 +67,7 @@ def remaining(registered: list[Json], held: Iterable[Holding]) -> list[Json]:
     return left
 
 
-def obstacle(instance: Json, connected: bool, left: list[Json], needed: Holding, attributes: set[str]) -> str | None:
+def obstacle(instance: Json, connected: bool, left: list[Json], needed: Holding, attributes: Set[str]) -> str | None:
     """Why a task cannot be placed on `instance`, as the reason of a failure; None when it can."""
     if instance.get("status") != "ACTIVE":
         return "INACTIVE"

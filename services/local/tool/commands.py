@@ -93,9 +93,9 @@ def run(settings: Settings, args: argparse.Namespace, screen: Screen) -> int:
     ecs, cluster = _client(settings), args.cluster or settings.cluster
     definition = ecs.register_task_definition(**request)["taskDefinition"]
     screen.line(f"{definition['family']}:{definition['revision']} is registered", "note")
-    answer = ecs.run_task(
-        cluster=cluster, taskDefinition=definition["taskDefinitionArn"], count=args.count, startedBy=STARTED_BY
-    )
+    answer = api.run_task(ecs, cluster, definition, count=args.count, startedBy=STARTED_BY)
+    for sentence in api.replaced(ecs, cluster, definition, answer["tasks"]):
+        screen.line(f"Replaced on this machine: {sentence}", "note")
     for task in answer["tasks"]:
         screen.line(task["taskArn"])
     if answer["failures"]:

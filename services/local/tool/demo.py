@@ -122,9 +122,9 @@ class Demo:
         self._stop_orphans(ecs)
         definition = ecs.register_task_definition(**request)["taskDefinition"]
         screen.line(f"\nRunning {definition['family']}:{definition['revision']} from {self._path}", "head")
-        answer = ecs.run_task(
-            cluster=settings.cluster, taskDefinition=definition["taskDefinitionArn"], startedBy=STARTED_BY
-        )
+        answer = api.run_task(ecs, settings.cluster, definition, startedBy=STARTED_BY)
+        for sentence in api.replaced(ecs, settings.cluster, definition, answer["tasks"]):
+            screen.line(f"Replaced on this machine: {sentence}", "note")
         if answer["failures"]:
             raise Problem("The task cannot be placed: " + describe_failures(answer["failures"]))
         self._arns = [t["taskArn"] for t in answer["tasks"]]

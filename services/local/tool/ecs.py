@@ -8,10 +8,12 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from services.local.core import laptop
 from services.local.credentials import DUMMY_ACCESS_KEY, DUMMY_SECRET_KEY
 from services.local.tool.settings import Problem, Settings
 
 Json = dict[str, Any]
+LOCAL_SUBNET = "subnet-local"  # the API asks for a subnet; here it leads nowhere
 ERRORS = (ClientError, BotoCoreError)  # what a call may raise; `explain` puts either into words
 
 
@@ -55,6 +57,26 @@ def connected_instance(ecs: Any, cluster: str) -> Json | None:
         return None
     described: Json = ecs.describe_container_instances(cluster=cluster, containerInstances=arns)
     return next((i for i in described["containerInstances"] if i["agentConnected"] and i["status"] == "ACTIVE"), None)
+
+
+def run_task(ecs: Any, cluster: str, definition: Json, **more: Any) -> Json:
+    """RunTask of a registered definition; one made for Fargate or awsvpc gets what the API asks for beside it."""
+    if definition.get("networkMode") == "awsvpc":
+        more["networkConfiguration"] = {"awsvpcConfiguration": {"subnets": [LOCAL_SUBNET]}}
+    if definition.get("requiresCompatibilities") == ["FARGATE"]:
+        more["launchType"] = "FARGATE"
+    answer: Json = ecs.run_task(cluster=cluster, taskDefinition=definition["taskDefinitionArn"], **more)
+    return answer
+
+
+def replaced(ecs: Any, cluster: str, definition: Json, tasks: list[Json]) -> list[str]:
+    """What the control plane replaces in a definition for the instances of these tasks, a sentence each."""
+    arns = sorted({t["containerInstanceArn"] for t in tasks})
+    if not arns:
+        return []
+    instances = ecs.describe_container_instances(cluster=cluster, containerInstances=arns)["containerInstances"]
+    sentences = (laptop.fit(definition, {a["name"] for a in i["attributes"]}).replaced for i in instances)
+    return list(dict.fromkeys(sentence for some in sentences for sentence in some))
 
 
 def describe(ecs: Any, cluster: str, arns: list[str]) -> list[Json]:
