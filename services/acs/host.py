@@ -11,10 +11,10 @@ import logging
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from common.command import CommandFailed, run
 from common.ebs import DRIVER_ARCHIVE
 
 log = logging.getLogger(__name__)
@@ -147,11 +147,8 @@ def default_device(route_v4: str = "/proc/net/route", route_v6: str = "/proc/net
 def _output(command: Sequence[str]) -> str | None:
     """What a program prints, None when it fails, is missing, or takes too long."""
     try:
-        done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
-            timeout=PROGRAM_SECONDS, check=False,
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired) as error:
-        log.debug("%s cannot be run: %s", command[0], error)
+        done = run(command, PROGRAM_SECONDS)
+    except CommandFailed as error:
+        log.debug("%s", error)
         return None
-    return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else None
+    return done.out if done.status == 0 else None

@@ -13,8 +13,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from common import command
 from common.tree.run import INIT_LOG, interpreter_flags
-from services.init import command, environment, gpu, initlog
+from services.init import environment, gpu, initlog
 
 EBS_DIRECTORY = "/mnt/ecs/ebs"
 OS_RELEASE = "/etc/os-release"

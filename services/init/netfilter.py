@@ -13,7 +13,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from services.init import command
+from common import command
 from services.init.errors import NetfilterError, NotPossibleHere
 from services.init.rules import Family, Rule
 from services.init.ruleset import Ruleset, parse_save

@@ -26,7 +26,7 @@ import gevent.event
 from common.backoff import Backoff
 from common.process import Context
 from common.tree.run import INIT_LOG
-from services.init import command, host, netlink, state, xtables
+from services.init import host, netlink, state, xtables
 from services.init.errors import NetfilterError, NotPossibleHere
 from services.init.initlog import take_over
 from services.init.manager import Manager, Outcome, Settings, read_switches
@@ -43,7 +43,6 @@ EARLY_LOOK_SECONDS = 1.0
 
 def serve(context: Context) -> int:
     """Run until the context is stopping; the exit status is 0 even if a rule could not be removed (N8)."""
-    command.prepare()
     parent = os.getppid()
     launched = os.environ.get(INIT_LOG)
     if launched:

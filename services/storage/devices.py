@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from collections.abc import Iterable, Iterator
 from typing import Any
+
+from common.command import CommandFailed, run
 
 LSBLK = ("lsblk", "-o", "NAME,SERIAL", "-J")
 LSBLK_SECONDS = 300.0
@@ -27,7 +28,7 @@ def find(volume_id: str, blocks: str = BLOCKS) -> str:
     problem = ""
     try:
         name = name_of(volume_id, listed_devices())
-    except (OSError, ValueError, AttributeError, subprocess.SubprocessError) as error:
+    except (ValueError, AttributeError, CommandFailed) as error:
         name, problem = "", f" ({LSBLK[0]} cannot be asked: {error})"
     name = name or name_of(volume_id, kernel_devices(blocks))
     if not name:
@@ -36,9 +37,11 @@ def find(volume_id: str, blocks: str = BLOCKS) -> str:
 
 
 def listed_devices() -> list[Any]:
-    """What lsblk lists. Raises OSError, ValueError, AttributeError, SubprocessError."""
-    listed = subprocess.run(LSBLK, capture_output=True, timeout=LSBLK_SECONDS, check=True).stdout
-    return list(json.loads(listed).get("blockdevices") or [])
+    """What lsblk lists. Raises CommandFailed, ValueError, AttributeError."""
+    listed = run(LSBLK, LSBLK_SECONDS)
+    if listed.status:
+        raise CommandFailed(f"{LSBLK[0]} ended with {listed.status}: {listed.complaint()}")
+    return list(json.loads(listed.out).get("blockdevices") or [])
 
 
 def kernel_devices(blocks: str = BLOCKS) -> Iterator[dict[str, str]]:

@@ -20,6 +20,7 @@ from services.volumes.errors import PluginError
 
 MOUNT_SECONDS = 240.0  # mount.efs itself gives up after three minutes at most
 UNMOUNT_SECONDS = 60.0
+KILLED_SECONDS = 5.0  # the kernel may hold a mount longer than SIGKILL counts; the volume's lock must not wait for it
 _TEXT_LIMIT = 64 << 10  # bytes
 _NOT_MOUNTED = ("not mounted", "no mount point specified")
 MOUNT_TABLE = Path("/proc/self/mountinfo")
@@ -35,7 +36,7 @@ def run(argv: Sequence[str], seconds: float) -> tuple[int, str]:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=said,
-            env={**os.environ, "LC_ALL": "C"},
+            env=_environment(),
             start_new_session=True,
         )
         try:
@@ -43,10 +44,16 @@ def run(argv: Sequence[str], seconds: float) -> tuple[int, str]:
         except subprocess.TimeoutExpired:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(KILLED_SECONDS)
             raise TimeoutError(f"{argv[0]} did not end within {seconds:g} s and was killed") from None
         said.seek(0)
         return status, said.read(_TEXT_LIMIT).decode("utf-8", "replace")
+
+
+def _environment() -> dict[str, str]:
+    """Helpers of mount read more than PATH (proxies, regions); nothing of the agent's configuration is for them."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("ECS_")} | {"LC_ALL": "C"}
 
 
 class Mounter:

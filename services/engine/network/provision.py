@@ -9,11 +9,11 @@ belong to it alone. Nothing is ever run in the host's namespace (trap 24).
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Callable
 from ipaddress import ip_network
 from typing import Any, NamedTuple
 
+from common.command import CommandFailed, run
 from common.model.task import Container, Task
 from common.serviceconnect import PAUSE_OF, in_bridge_mode, proxy_name
 from services.engine.core.effects import Observation
@@ -125,7 +125,7 @@ def provision(task: Task, container: Container, look: Callable[[], Observation])
     try:
         for command in plan(task, container):
             _run(command, namespace)
-    except (ProvisioningFailed, OSError, subprocess.SubprocessError) as error:
+    except (ProvisioningFailed, OSError, CommandFailed) as error:
         raise ProvisioningFailed(f"{PREFIX}: failed to setup network namespace: {error}") from error
     finally:
         os.close(namespace)
@@ -148,14 +148,8 @@ def _open(look: Callable[[], Observation]) -> int:
 
 
 def _run(command: Command, namespace: int) -> None:
-    done = subprocess.run(
-        ("nsenter", f"--net=/proc/self/fd/{namespace}", *command.arguments),
-        input=command.text.encode(),
-        capture_output=True,
-        timeout=COMMAND_SECONDS,
-        pass_fds=(namespace,),
-        check=False,
-    )
-    said = done.stderr.decode(errors="replace").strip()
-    if done.returncode and not (command.exists_is_fine and EXISTS in said):
-        raise ProvisioningFailed(f"{' '.join(command.arguments)} exited with {done.returncode}: {said}")
+    argv = ("nsenter", f"--net=/proc/{os.getpid()}/fd/{namespace}", *command.arguments)
+    done = run(argv, COMMAND_SECONDS, command.text)
+    said = done.err.strip()
+    if done.status and not (command.exists_is_fine and EXISTS in said):
+        raise ProvisioningFailed(f"{' '.join(command.arguments)} exited with {done.status}: {said}")

@@ -7,12 +7,12 @@ lost or strange value ever reaches a removal (spec 05, trap 34).
 from __future__ import annotations
 
 import os
-import subprocess
 import tempfile
 import time
 
 import gevent
 
+from common import command
 from common.backoff import Backoff
 
 RENAME_ATTEMPTS = 5
@@ -35,14 +35,11 @@ def remove(directory: str) -> None:
     for each level, until the process has none left for anything else; rm needs a few, and waits for the disk alone.
     """
     try:
-        done = subprocess.run(
-            ["rm", "-rf", "--one-file-system", "--", directory], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE, text=True, errors="replace", timeout=REMOVE_SECONDS, check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        raise OSError(f"{directory} is not removed after {REMOVE_SECONDS:.0f} s") from None
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"{directory} is not removed: rm ended with {done.returncode}"]
+        done = command.run(("rm", "-rf", "--one-file-system", "--", directory), REMOVE_SECONDS)
+    except command.CommandFailed as error:
+        raise OSError(f"{directory} is not removed: {error}") from None
+    if done.status:
+        lines = done.err.strip().splitlines() or [f"{directory} is not removed: rm ended with {done.status}"]
         raise OSError(lines[-1][:LONGEST_TEXT])
 
 

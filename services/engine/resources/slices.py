@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import time
 from typing import TYPE_CHECKING
 
+from common import command
 from common.backoff import Backoff
 
 if TYPE_CHECKING:
@@ -132,10 +132,13 @@ def _start_unit(id_: str, limits: Limits, directory: str) -> None:
 
 
 def _busctl(method: str, *arguments: str) -> None:
-    command = ["busctl", "--system", f"--timeout={UNIT_SECONDS:.0f}", "call", *MANAGER, method, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=UNIT_SECONDS + 5, check=False)
-    if done.returncode and "already" not in done.stderr:
-        raise OSError(f"systemd refuses {method} {arguments[1] if len(arguments) > 1 else ''}: {done.stderr.strip()}")
+    argv = ("busctl", "--system", f"--timeout={UNIT_SECONDS:.0f}", "call", *MANAGER, method, *arguments)
+    try:
+        done = command.run(argv, UNIT_SECONDS + 5)
+    except command.CommandFailed as error:
+        raise OSError(f"systemd cannot be asked: {error}") from error
+    if done.status and "already" not in done.err:
+        raise OSError(f"systemd refuses {method} {arguments[1] if len(arguments) > 1 else ''}: {done.err.strip()}")
 
 
 def _open_controllers(directory: str, root: str, wanted: tuple[str, ...] = WANTED) -> None:

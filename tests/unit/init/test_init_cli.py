@@ -11,12 +11,10 @@ import time
 
 import pytest
 
-from services.init import cli, command, environment, gpu, initlog, launch
+from services.init import cli, environment, gpu, initlog, launch
 from services.init.errors import NetfilterError
 from services.init.manager import Manager
 from services.init.netfilter import Netfilter
-
-command.prepare()  # the suite runs under gevent
 
 
 @pytest.fixture(autouse=True)

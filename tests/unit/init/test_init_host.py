@@ -1,4 +1,4 @@
-"""Facts about the host, commands with deadlines, and when Docker is asked for its bridge."""
+"""Facts about the host, and when Docker is asked for its bridge."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from types import SimpleNamespace
 import gevent.event
 import pytest
 
-from services.init import command, host
+from services.init import host
 from services.init.service import BridgeWatch, Service
 
-command.prepare()  # the suite runs under gevent
 BRIDGE = {"com.docker.network.bridge.default_bridge": "true", "com.docker.network.bridge.name": "docker0"}
 
 
@@ -86,36 +85,3 @@ def test_a_change_that_the_kernel_tells_of_ends_a_pause_but_no_back_off(monkeypa
     began = time.monotonic()
     service._pause(0.3)
     assert time.monotonic() - began >= 0.3
-
-
-def test_a_command_that_is_late_is_killed_and_named():
-    """A hung iptables must not hang the manager."""
-    began = time.monotonic()
-    with pytest.raises(command.CommandFailed, match=r"sleep 30 did not end within 0\.2 s and was killed"):
-        command.run((command.find("sleep"), "30"), 0.2)
-    assert time.monotonic() - began < 5
-
-
-def test_a_command_returns_its_status_and_what_it_printed():
-    """Texts go to the operator; decisions go by status."""
-    result = command.run((command.find("sh"), "-c", "echo out; echo '  why  ' >&2; exit 4"))
-    assert (result.status, result.out, result.complaint()) == (4, "out\n", "why")
-
-
-def test_many_quick_commands_all_end():
-    """Without `prepare` gevent loses the end of a first child that is quicker than its handler."""
-    true = command.find("true")
-    assert [command.run((true,), 5).status for _ in range(100)] == [0] * 100
-
-
-def test_a_command_that_cannot_be_run_says_so():
-    """The path is in the text."""
-    with pytest.raises(command.CommandFailed, match="/nowhere/iptables cannot be run"):
-        command.run(("/nowhere/iptables",))
-
-
-def test_a_command_gets_no_password_of_the_configuration(monkeypatch):
-    """spec 10 §18 trap 15: what such tools read, and nothing else."""
-    monkeypatch.setenv("ECS_ENGINE_AUTH_DATA", "secret")
-    found = command.run(("/usr/bin/env",)).out
-    assert "LC_ALL=C\n" in found and "PATH=" in found and "ECS_" not in found

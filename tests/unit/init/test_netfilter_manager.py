@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from services.init import command, host, manager, netlink, state, sysctl
+from common import command
+from services.init import host, manager, netlink, state, sysctl
 from services.init.errors import NotPossibleHere
 from services.init.manager import Manager, Settings
 from services.init.netfilter import Netfilter
