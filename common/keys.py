@@ -1,4 +1,4 @@
-"""Every name in Redis, in one place (DESIGN §3).
+"""Every name in Redis, in one place.
 
 Two servers: `durable` (append-only file, every write on disk before it is answered) and `volatile` (memory only:
 credentials, stats, sessions, readiness). A document is one key, "doc:<kind>:<id>"; exactly one program writes a kind.

@@ -1,4 +1,4 @@
-"""What the processes say to each other over the streams (DESIGN §3).
+"""What the processes say to each other over the streams.
 
 Commands go from acs (and local tools) to the engine; events go from the engine to acs, which submits them. Every
 message is complete in itself: its reader needs no other lookup to act on it. Tagged unions of msgspec: an unknown

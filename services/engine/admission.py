@@ -1,4 +1,4 @@
-"""The host's door: one queue for all tasks, woken by every release (DESIGN §4; the rules are in core.hosts)."""
+"""The host's door: one queue for all tasks, woken by every release (the rules are in core.hosts)."""
 
 from __future__ import annotations
 

@@ -4,11 +4,12 @@ A look asks the kernel for the mark of the current rule set (a number from nf_ta
 which costs microseconds; only a new mark, or a full minute, costs a listing by iptables-save. Where the kernel gives no
 mark every look is a listing. nf_tables also tells of each change, and the look comes at once: Docker changes rules of
 its own with every container, so changes are gathered, and there is at most one early look a second. Flushed rules are
-found within five seconds either way (DESIGN §2; spec 09 §15 N7).
+found within five seconds either way (spec 09 §15 N7).
 
 The process never ends because of an error (N11). Where rules cannot be changed at all (no iptables, no CAP_NET_ADMIN:
 a container, a CI machine), and in local mode, the tree can still work for tasks that need no credentials: the reason
-is told once and the process counts as ready, with that reason as its detail. As a service it is not ready meanwhile.
+is told once and the process counts as ready, with that reason as its detail. As a service it is not ready meanwhile,
+nor before Docker has said that no container of the Go agent is there any more: `acs` must not register beside it.
 """
 
 from __future__ import annotations
@@ -39,16 +40,19 @@ FULL_LOOK_SECONDS = 60.0
 DOCKER_REPEAT_SECONDS = 300.0
 SETTLE_SECONDS = 0.1  # a reload of a firewall is several changes in a row
 EARLY_LOOK_SECONDS = 1.0
+PREDECESSOR = "waiting for Docker, to see that no container ecs-agent of the Go agent is there any more"
 
 
 def serve(context: Context) -> int:
     """Run until the context is stopping; the exit status is 0 even if a rule could not be removed (N8)."""
     parent = os.getppid()
     launched = os.environ.get(INIT_LOG)
+    alone_here = gevent.event.Event()  # no other agent is on this host
     if launched:
         take_over(launched, os.environ.get("ECS_LOGLEVEL", ""))
-        docker = host.docker_socket(os.environ.get("DOCKER_HOST", ""))
-        gevent.spawn(wait_and_remove, docker, context.log, lambda seconds: bool(context.stopping.wait(seconds)))
+        gevent.spawn(_end_predecessor, context, alone_here)
+    else:
+        alone_here.set()
     directory = Path(context.run_dir)
     local = bool(context.config["ECS_LOCAL_CONTROL_PLANE"])
     settings = Settings(directory, local, read_switches(os.environ, context.log))
@@ -56,13 +60,19 @@ def serve(context: Context) -> int:
     while not context.stopping.is_set():
         with state.exclusive(directory) as alone:
             if alone:
-                Service(context, Manager(settings, context.log), parent).run()
+                Service(context, Manager(settings, context.log), parent, alone_here).run()
                 return 0
         if not told:
             context.not_ready(f"another process manages the rules (it holds {directory / state.LOCK_NAME})")
             told = True
         context.stopping.wait(1.0)
     return 0
+
+
+def _end_predecessor(context: Context, alone_here: gevent.event.Event) -> None:
+    docker = host.docker_socket(os.environ.get("DOCKER_HOST", ""))
+    if wait_and_remove(docker, context.log, lambda seconds: bool(context.stopping.wait(seconds))):
+        alone_here.set()
 
 
 class BridgeWatch:
@@ -123,10 +133,18 @@ class ChangeWatch:
 class Service:
     """One incarnation of the netfilter manager under the process skeleton."""
 
-    def __init__(self, context: Context, manager: Manager, parent: int, netfilter: Netfilter | None = None) -> None:
+    def __init__(
+        self,
+        context: Context,
+        manager: Manager,
+        parent: int,
+        alone_here: gevent.event.Event,
+        netfilter: Netfilter | None = None,
+    ) -> None:
         self._context = context
         self._manager = manager
         self._parent = parent
+        self._alone_here = alone_here
         self._netfilter = netfilter or Netfilter()
         self._bridges = BridgeWatch(host.docker_socket(os.environ.get("DOCKER_HOST", "")))
         self._local = bool(context.config["ECS_LOCAL_CONTROL_PLANE"])
@@ -149,10 +167,11 @@ class Service:
     def _pause(self, seconds: float) -> None:
         """Wait for the next look; less when the kernel tells of a change. After a failure the back-off alone counts."""
         stopping = self._context.stopping
+        ends = [stopping] if self._alone_here.is_set() else [stopping, self._alone_here]
         if self._changes is None or self._told:
-            stopping.wait(seconds)
+            gevent.wait(ends, timeout=seconds, count=1)
             return
-        gevent.wait((stopping, self._changes.heard), timeout=seconds, count=1)
+        gevent.wait([*ends, self._changes.heard], timeout=seconds, count=1)
         if self._changes.heard.is_set():
             stopping.wait(max(SETTLE_SECONDS, self._looked + EARLY_LOOK_SECONDS - time.monotonic()))
             self._changes.heard.clear()
@@ -164,7 +183,7 @@ class Service:
                 self._begin()
             else:
                 self._look()
-            self._context.ready(self._detail())
+            self._ready(self._detail())
             self._follow_docker()
         except NotPossibleHere as error:
             self._troubled(str(error), degraded=True)
@@ -236,9 +255,15 @@ class Service:
             )
             self._told = reason
         if degraded:
-            self._context.ready(f"netfilter: {reason}")
+            self._ready(f"netfilter: {reason}")
         else:
             self._context.not_ready(reason)
+
+    def _ready(self, detail: str) -> None:
+        if self._alone_here.is_set():
+            self._context.ready(detail)
+        else:
+            self._context.not_ready(PREDECESSOR)
 
     def _detail(self) -> str:
         return f"{self.repairs} repairs" if self.repairs else ""

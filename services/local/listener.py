@@ -19,7 +19,7 @@ def listen(port: int) -> gevent.socket.socket:
     """Listen on 127.0.0.1:`port`; 0 takes any free port. Raises Permanent saying what to do when the port is taken."""
     listener = gevent.socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # Accepted sockets inherit it. Without it every keep-alive request waits 40 ms for a delayed ACK (DESIGN §5).
+    # Accepted sockets inherit it. Without it every keep-alive request waits 40 ms for a delayed ACK.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
         listener.bind(("127.0.0.1", port))

@@ -1,4 +1,4 @@
-"""The process `telemetry`: measures the containers, tells the endpoint and the telemetry backend (DESIGN §2, §5).
+"""The process `telemetry`: measures the containers, tells the endpoint and the telemetry backend (docs/telemetry.md).
 
 It owns no state that matters: what it knows comes from the task documents, and after a restart there is a gap in the
 metrics, nothing more. It begins to measure as soon as it sees tasks, and connects once the instance has an ARN. Redis,

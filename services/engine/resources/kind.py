@@ -1,4 +1,4 @@
-"""What every kind of task resource is: one small interface (DESIGN §4, spec 05 §1).
+"""What every kind of task resource is: one small interface (spec 05 §1).
 
 A kind says which resources a task needs, makes one, removes one, and may amend the create request of a container that
 uses it. Which containers wait for it is a row of core/prepare.py. What a kind must know later it puts into

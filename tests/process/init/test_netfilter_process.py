@@ -51,7 +51,7 @@ def test_the_localhost_filter_can_be_left_out(running, host):
     ("ip6tables", "-F"), ("sysctl", "-qw", "net.ipv4.conf.all.route_localnet=0"),
 ], ids=" ".join)  # fmt: skip
 def test_what_a_firewall_reload_flushes_is_back_within_five_seconds(running, host, eventually, flush):
-    """Case 15, DESIGN §2: once each, and one log line that names it."""
+    """Case 15: once each, and one log line that names it."""
     init = running()
     host.run(*flush)
     eventually(lambda: set(host.rules()) == ALL and host.setting(ROUTE_LOCALNET) == "1", seconds=5)

@@ -49,6 +49,17 @@ def test_every_row_names_a_test_or_the_reason_for_none(table):
     assert [row for row in found if not NAMED.search(row[2]) and not row[2].startswith(WITHOUT_A_TEST)] == []
 
 
+def test_every_difference_on_purpose_has_a_test():
+    """docs/differences.md promises it, by names that can be searched for."""
+    known = set[str]().union(*known_tests().values())
+    lines = (ROOT / "docs" / "differences.md").read_text().splitlines()
+    differences = [line for line in lines if line.startswith("| ") and not line.startswith("| The reference |")]
+    assert len(differences) > 100
+    for difference in differences:
+        named = re.findall(r"`(test_\w+)`", difference.rsplit("|", 2)[1])
+        assert named and set(named) <= known, difference
+
+
 def numbered(last: int, *extra: str) -> set[str]:
     return {*map(str, range(1, last + 1)), *extra}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from common.model.task import Container
 from services.endpoint.paths import first_values
 
 D = "ab" * 32
+E = "11111111-2222-4333-8444-555555555555"
 ARN = "arn:aws:ecs:us-west-2:111122223333:task/c/0a1b"
 
 
@@ -105,3 +107,14 @@ def test_a_broken_introspection_handler_gives_an_empty_500_and_closes(world, mon
     monkeypatch.setitem(world.introspection.routes, "/v1/metadata", lambda environ: 1 / 0)
     answer = world.look("/v1/metadata")
     assert (answer.status, answer.body, answer.header("Connection")) == (500, b"", "close")
+
+
+def test_a_request_that_succeeds_is_no_line_in_the_log(world, task, caplog):
+    """One task that polls its metadata would fill the log; a debug line is there for who asks for it."""
+    world.view.set_task(task())
+    with caplog.at_level(logging.INFO):
+        assert world.look("/v1/tasks").status == world.get(f"/v4/{E}/task").status == 200
+    assert caplog.records == []
+    with caplog.at_level(logging.DEBUG):
+        world.look("/v1/tasks")
+    assert [r.getMessage() for r in caplog.records] == ["Handling http request"]
