@@ -20,6 +20,7 @@ from common.bus import Bus, Change, decode, encode
 from common.model.messages import TaskChanged
 from common.model.status import TaskStatus
 from common.model.task import Container, Task
+from common.tree.redis import find_server
 
 SERVICES = ("engine", "acs", "endpoint", "telemetry", "images", "init")
 
@@ -52,8 +53,8 @@ def commits() -> None:
     """Document and event in one commit, on disk before it is answered."""
     with tempfile.TemporaryDirectory(prefix="ecs-bench-") as directory:
         server = subprocess.Popen(
-            ["redis-server", "--port", "0", "--unixsocket", f"{directory}/redis.sock", "--dir", directory, "--save", "",
-             "--appendonly", "yes", "--appendfsync", "always"],
+            [find_server() or "redis-server", "--port", "0", "--unixsocket", f"{directory}/redis.sock",
+             "--dir", directory, "--save", "", "--appendonly", "yes", "--appendfsync", "always"],
             stdout=subprocess.DEVNULL,
         )  # fmt: skip
         try:

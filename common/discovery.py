@@ -18,10 +18,12 @@ import re
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import gevent
 
 from common.clock import Clock, SystemClock
+from common.config.effective import without_password
 from common.errors import AgentError, Temporary
 from common.version import COMMIT, VERSION
 
@@ -81,10 +83,29 @@ def configured_api(config: Mapping[str, Any]) -> str:
 
 
 def configured(config: Mapping[str, Any], *names: str) -> str:
-    """The first of these endpoints that is set, as a URL, unless all of them shall be ignored (spec 01 §8.2)."""
-    if config["AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"]:
-        return ""
-    return with_scheme(next((str(config[name]) for name in names if config[name]), ""))
+    """The first of these endpoints that is set, as a URL, unless all of them shall be ignored (spec 01 §8.2).
+
+    Raises Temporary as `checked` does.
+    """
+    name = next((name for name in names if config[name]), "")
+    return checked(name, str(config[name])) if name and not config["AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"] else ""
+
+
+def checked(name: str, value: str) -> str:
+    """The value of an option as an http(s) URL, "" for none. Raises Temporary, with its name, when nobody can read it.
+
+    The reference fails at the first call, and so again and again; whoever looks should see which option it is.
+    """
+    url = with_scheme(value)
+    try:
+        parts = urlsplit(url)
+        readable = not url or (bool(parts.hostname) and parts.port != 0)
+    except ValueError:  # half an IPv6 address, or a port that is none
+        readable = False
+    if not readable:
+        shown = without_password(value)
+        raise Temporary(f"{name} is no address of a service: {shown!r}; write https://host or https://host:port")
+    return url
 
 
 def with_scheme(url: str) -> str:
@@ -112,6 +133,14 @@ def user_agent(os_family: str) -> str:
 def worth_another(status: int, code: str) -> bool:
     """Whether the SDK of the reference tries again by itself after this HTTP status and error code (spec 01 §8.3)."""
     return status in RETRIED_STATUS or code in RETRIED_CODES
+
+
+def error_code(header: str, body: Mapping[str, Any]) -> str:
+    """The code of an error answer, from x-amzn-ErrorType or the body, without namespace and URL; "" for none.
+
+    `aws.ecs#ClientException:http://internal.amazon.com/coral/…` is a ClientException (AWS JSON 1.1 protocol).
+    """
+    return str(header or body.get("__type") or body.get("code") or "").partition(":")[0].rpartition("#")[2]
 
 
 def retry_delay(number: int) -> float:

@@ -1,7 +1,7 @@
 """Clients of the Docker Engine API: low-level, with an explicit version and a time-out per call.
 
-The engine's wire texts need the daemon's message, not the SDK's: `message_of` gives "Error response from daemon: ..."
-or the sentence for a daemon that cannot be reached (ECS agent behaviour, spec 03 §6.4).
+Log lines and the local tools show the daemon's message, not the SDK's: `message_of` gives "Error response from daemon:
+..." or the sentence for a daemon that cannot be reached, in the reference's words (spec 03 §6.4).
 """
 
 from __future__ import annotations

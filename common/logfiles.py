@@ -33,8 +33,8 @@ class RollingFile(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self.write(self.format(record) + "\n")
-        except OSError:
-            # A full or read-only disk must not stop the agent; stdout still has the line.
+        except Exception:
+            # A full or read-only disk, or arguments that do not fit the message: no caller must fail for its log line.
             self.handleError(record)
 
     def write(self, line: str) -> None:

@@ -30,6 +30,7 @@ LEVELS = {
     "none": logging.CRITICAL + 10,
 }
 PRINTED = {"DEBUG": "debug", "INFO": "info", "WARNING": "warn", "ERROR": "error", "CRITICAL": "critical"}
+LARGEST_FILE_MB = 1e12  # an exabyte is no limit, and larger numbers do not fit
 ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r", "\a": "\\a", "\b": "\\b", "\f": "\\f",
            "\v": "\\v"}  # fmt: skip
 
@@ -194,6 +195,15 @@ def configure(config: Mapping[str, Any]) -> logging.Logger:
     return root
 
 
+def release() -> None:
+    """Write what is kept and close every sink; for a process that goes on as something else."""
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        handler.flush()
+        root.removeHandler(handler)
+        handler.close()
+
+
 def flush() -> None:
     """Write what is kept for the end of the turn; for a process that ends."""
     for handler in logging.getLogger().handlers:
@@ -205,6 +215,6 @@ def _file(config: Mapping[str, Any], path: str) -> logging.Handler:
     return RollingFile(
         os.fspath(path),
         rollover=str(config["ECS_LOG_ROLLOVER_TYPE"] or "size"),
-        max_bytes=int(float(config["ECS_LOG_MAX_FILE_SIZE_MB"]) * 1_000_000),
+        max_bytes=int(min(float(config["ECS_LOG_MAX_FILE_SIZE_MB"]), LARGEST_FILE_MB) * 1_000_000),
         keep=int(config["ECS_LOG_MAX_ROLL_COUNT"]),
     )

@@ -48,9 +48,15 @@ class OwnCredentials:
         """Keys that are valid now. Raises Temporary when no source has any."""
         if keys := _from_environment():
             return keys
-        slow = Temporary(f"the sources of AWS credentials did not answer within {LOOKUP_SECONDS:.0f} s")
-        with self._lock, gevent.Timeout(LOOKUP_SECONDS, slow):
-            return self._keys()
+        limit = gevent.Timeout(LOOKUP_SECONDS)  # the wait for another caller's look-up counts
+        try:
+            with limit, self._lock:
+                return self._keys()
+        except gevent.Timeout as expired:
+            if expired is not limit:
+                raise
+            text = f"the sources of AWS credentials did not answer within {LOOKUP_SECONDS:.0f} s"
+            raise Temporary(text) from None
 
     def forget(self) -> None:
         """Ask the sources again at the next call: the keys were refused."""
@@ -60,22 +66,18 @@ class OwnCredentials:
     def _keys(self) -> Keys:
         if self._found is None or time.monotonic() > self._found_until:
             self._found = self._look_up()
-        from botocore.exceptions import BotoCoreError
-
         try:
             return self._found()
-        except (BotoCoreError, OSError) as error:
+        except Exception as error:  # STS that refuses, a program that prints nonsense: the chain raises what they raise
             self._found = None
             raise Temporary(f"the AWS credentials of this agent cannot be refreshed: {error}") from error
 
     def _look_up(self) -> Callable[[], Keys]:
-        from botocore.exceptions import BotoCoreError
-
         problems = []
         for name, source in self._sources():
             try:
                 found = source()
-            except (BotoCoreError, OSError, configparser.Error, ValueError) as error:
+            except Exception as error:
                 problems.append(f"{name}: {error}")
                 continue
             if found is not None:

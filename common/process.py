@@ -2,7 +2,7 @@
 
 `run(name, serve)` loads the configuration, sets up logging, turns SIGTERM and SIGINT into `context.stopping`, keeps a
 heartbeat, and calls `serve(context)`, which returns when `context.stopping` is set. A service waits for what it needs
-(Redis, Docker, other processes) with back-off, never by exiting. After a stop signal it has STOP_SECONDS; then the
+(Redis, Docker, other processes) with back-off, never by exiting. After a stop signal it has `stop_seconds`; then the
 process ends by force, because a supervisor that must kill looks like a fault.
 
 Heartbeat and readiness are one small file in the run directory (common/readiness.py): the hub must turn for it to move,
@@ -30,16 +30,19 @@ import gevent.util
 
 from common import logs, readiness
 from common.config import Config, load
-from common.errors import Temporary, Terminal
+from common.errors import AgentError, Temporary, Terminal
 from common.heap import AfterWork
 from common.looplag import LoopLag
 from common.parent import die_with_parent
+from common.process_names import CRASH_STATUS, FAILED_STATUS, QUICK_TO_STOP
+from common.proxy import default_no_proxy
 from common.readiness import Beat, Stalls
 
 if TYPE_CHECKING:
     from common.bus import Bus
 
-STOP_SECONDS = 9.0  # the supervisor kills after 10
+# After a stop signal; the supervisor kills a second or half a second later (stopwaitsecs in supervisord.conf).
+STOP_SECONDS, QUICK_STOP_SECONDS = 9.0, 4.5
 BEAT_SECONDS = 5.0
 RULES_POLL_SECONDS = 0.05
 ENDPOINT_SECONDS, ENDPOINT_POLL_SECONDS = 10.0, 0.005
@@ -135,12 +138,17 @@ def run_dir(config: Config) -> str:
 
 
 def run(name: str, serve: Callable[[Context], int | None]) -> int:
-    """Run one service; returns its exit status (0, 1, or 5 for an error that a restart would not mend)."""
+    """Run one service; returns its exit status.
+
+    0, 1 for an error of our own, 2 for one that nobody expected (the tree keeps the last output then), 5 for one that a
+    restart would not mend.
+    """
     die_with_parent()
     faulthandler.enable()
     config = load(os.environ)
     os.environ["DOCKER_HOST"] = config["DOCKER_HOST"]  # for common.docker; it may come from the configuration file
     logs.configure(config)
+    default_no_proxy(config["DOCKER_HOST"].removeprefix("unix://"))
     context = Context(name, config, run_dir(config), logging.getLogger(name))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches the whole group; the supervisor decides
     gevent.signal_handler(signal.SIGTERM, _stop, context)
@@ -154,12 +162,12 @@ def run(name: str, serve: Callable[[Context], int | None]) -> int:
         context.log.critical("%s ends for good: %s", name, error)
         status = error.exit_status
     except Temporary as error:
-        status = 0 if context.stopping.is_set() else 1
+        status = 0 if context.stopping.is_set() else FAILED_STATUS
         if status:
             context.log.error("%s ends and will be started again: %s", name, error)
-    except Exception:
+    except Exception as error:
         context.log.critical("%s fails and will be started again", name, exc_info=True)
-        status = 1
+        status = FAILED_STATUS if isinstance(error, AgentError) else CRASH_STATUS
     finally:
         beat.kill(block=False)
         context.lag.stop()
@@ -172,11 +180,16 @@ def _stop(context: Context) -> None:
     if context.stopping.is_set():
         return
     context.stopping.set()
-    gevent.spawn_later(STOP_SECONDS, _end_by_force, context)
+    gevent.spawn_later(stop_seconds(context.name), _end_by_force, context)
+
+
+def stop_seconds(name: str) -> float:
+    """How long a program, or a worker of it (`endpoint-2`), has to end in order."""
+    return QUICK_STOP_SECONDS if name.partition("-")[0] in QUICK_TO_STOP else STOP_SECONDS
 
 
 def _end_by_force(context: Context) -> None:
-    context.log.error("%s did not stop within %.0f s; it ends now", context.name, STOP_SECONDS)
+    context.log.error("%s did not stop within %.1f s; it ends now", context.name, stop_seconds(context.name))
     logs.flush()
     os._exit(1)
 

@@ -11,8 +11,11 @@ import base64
 import ipaddress
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
+
+T = TypeVar("T", bound=Any)
 
 CONNECT_SECONDS = 30.0
 LINK_LOCAL_SERVICES = "169.254.169.254,169.254.170.2"
@@ -25,17 +28,24 @@ ANSWER_BYTES = 16384  # longest head of an answer to CONNECT
 def default_no_proxy(docker_socket: str) -> None:
     """Set NO_PROXY, when it is empty, to the instance metadata addresses and Docker's socket (spec 02 §1.5).
 
-    Upper case wins, so what no_proxy says is taken along.
+    Upper case wins, so what no_proxy says is taken along. What somebody wrote into NO_PROXY keeps its place, and the
+    addresses are added; botocore, which asks them for keys, goes by no_proxy first, so that says the same.
     """
-    if not os.environ.get("NO_PROXY"):
-        said = os.environ.get("no_proxy", "")
-        os.environ["NO_PROXY"] = ",".join(filter(None, (LINK_LOCAL_SERVICES, docker_socket, said)))
+    said = os.environ.get("NO_PROXY")
+    if said:
+        items = {item.strip() for item in said.split(",")}
+        all_items = [said, *(a for a in LINK_LOCAL_SERVICES.split(",") if a not in items and "*" not in items)]
+    else:
+        all_items = [LINK_LOCAL_SERVICES, docker_socket, os.environ.get("no_proxy", "")]
+    os.environ["NO_PROXY"] = ",".join(filter(None, all_items))
+    if "no_proxy" in os.environ:
+        os.environ["no_proxy"] = os.environ["NO_PROXY"]
 
 
 def proxy_for(
     scheme: str, host: str, port: int, environ: Mapping[str, str] = os.environ, fall_back: bool = True
 ) -> SplitResult | None:
-    """The proxy for a connection to `host`, or None. A value that is no URL means no proxy.
+    """The proxy for a connection to `host`, or None. A value that cannot be read means no proxy.
 
     `fall_back` is False for clients that do not take the HTTP proxy for https. Raises OSError for a value of HTTP_PROXY
     in a CGI program, where whoever sends a request could have put it there.
@@ -47,12 +57,29 @@ def proxy_for(
         return None
     if source == "HTTP_PROXY" and environ.get("REQUEST_METHOD"):
         raise OSError("HTTP_PROXY is refused because REQUEST_METHOD is set, as in a CGI program: unset one of them")
-    proxy = urlsplit(value if "://" in value else f"http://{value}")
     try:
+        proxy = urlsplit(value if "://" in value else f"http://{value}")
         usable = bool(proxy.hostname) and (proxy.port is None or proxy.port > 0)
-    except ValueError:  # the port is no number
+    except ValueError:  # half an IPv6 address, or a port that is no number
         return None
     return proxy if usable else None
+
+
+def through_proxy(make: Callable[[dict[str, str]], T]) -> T:
+    """The client of botocore that `make` gives for these proxies: those for its endpoint (spec 01 §8.4).
+
+    botocore's own look into the environment knows no HTTP proxy for https and no networks in NO_PROXY. Only a client
+    knows its endpoint, so one behind a proxy is made twice. Raises OSError as `proxy_for` does, and for a SOCKS proxy.
+    """
+    client = make({})
+    endpoint = urlsplit(client.meta.endpoint_url)
+    port = endpoint.port or PORTS[endpoint.scheme]
+    proxy = proxy_for(endpoint.scheme, endpoint.hostname or "", port)
+    if proxy is not None and proxy.scheme in SOCKS:
+        raise OSError(
+            f"{proxy_url(proxy)} cannot be used for {endpoint.hostname}: name an http:// proxy in HTTPS_PROXY"
+        )
+    return client if proxy is None else make({endpoint.scheme: proxy.geturl()})
 
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -1,4 +1,5 @@
-"""A signed WebSocket to the control plane, as ACS and TCS want it (spec 02 §1, spec 07 §12).
+"""What every connection to AWS shares: Signature Version 4, the rules for TLS, plain words for what fails; and the
+WebSocket of telemetry (spec 02 §1, spec 07 §12). The session with ACS has a channel of its own in services.acs.
 
 `connect` builds nothing but the connection: TCP (through a proxy when the environment names one), TLS, and an upgrade
 request that carries an AWS Signature Version 4 over an empty body. It has one deadline for all of it. The `Channel` it

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from common.tree.redis import find_server
+
 for _name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
     os.environ.pop(_name, None)  # the tests talk to servers of their own
 
@@ -59,8 +61,8 @@ class RedisServer:
         """Start it and wait until it answers."""
         persist = ["--appendonly", "yes", "--appendfsync", "always"] if self.durable else ["--appendonly", "no"]
         self.process = subprocess.Popen(
-            ["redis-server", "--port", "0", "--unixsocket", str(self.path), "--unixsocketperm", "600", "--save", "",
-             "--dir", str(self.data), *persist],
+            [find_server() or "redis-server", "--port", "0", "--unixsocket", str(self.path), "--unixsocketperm", "600",
+             "--save", "", "--dir", str(self.data), *persist],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         end = time.monotonic() + 10 * PATIENCE

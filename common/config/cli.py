@@ -1,7 +1,8 @@
 """`ecs-agent config show` and `ecs-agent config check`: the effective configuration, and what is wrong with it.
 
-Plain text for people, `--json` for programs. Both commands see what the service would see: the environment of the
-caller, and over it the service's `ecs.config` files where they exist. Secrets are never printed.
+Plain text for people, `--json` for programs. Where the service is installed both commands see what it would see, with
+the environment of the caller as that of its launcher: its defaults, its `ecs.config` files, what it forces. Elsewhere
+the agent is run by hand, and knows the environment alone. Secrets are never printed.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from common.config import service_host
 from common.config.declarations import OPTIONS
 from common.config.effective import Config, shorten
 from common.config.env_file import SERVICE_FILES, Composed, compose
@@ -32,8 +34,10 @@ def main(argv: Sequence[str]) -> int:
         arguments = _parser().parse_args(words)
     except SystemExit as end:  # argparse has printed its message
         return end.code if isinstance(end.code, int) else 2
-    paths = () if arguments.no_files else (arguments.file or SERVICE_FILES)
-    composed = compose(os.environ, paths)
+    if not arguments.no_files and (arguments.file or service_host.installed()):
+        composed = compose(os.environ, arguments.file or SERVICE_FILES, service_host.foresee)
+    else:
+        composed = Composed(dict(os.environ))
     config = load(composed.environ, origins=composed.origins)
     if arguments.command == "show":
         text, status = _show(config, composed, arguments.all, arguments.json), 0

@@ -21,10 +21,10 @@ def without_password(text: str) -> str:
     scheme, separator, rest = text.partition("://")
     if not separator:
         scheme, rest = "", text
-    authority, slash, path = rest.partition("/")
-    if "@" not in authority:
+    if "@" not in rest:
         return text
-    return f"{scheme}{separator}{REDACTED}@{authority.rpartition('@')[2]}{slash}{path}"
+    # A password may hold any character, a slash too, so everything up to the last @ may be part of it.
+    return f"{scheme}{separator}{REDACTED}@{rest.rpartition('@')[2]}"
 
 
 def show_text(option: Option, text: str) -> str:

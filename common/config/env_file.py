@@ -1,18 +1,27 @@
-"""`ecs.config` files, read the way the service reads them: literally (spec 09 §4.2).
+"""The environment that the service would have on this host, and where each of its variables comes from.
 
-No quotes, no comments, no expansion, no `export`: a reading by the shell or by dotenv would show other values than the
-agent gets. A person who runs `ecs-agent config show` has none of these lines in the environment of the shell, so the
-command puts them there, together with what the installed service sets by itself.
+A person who runs `ecs-agent config show` has none of the lines of `ecs.config` in the environment of the shell, and
+nothing of what the service sets by itself. Both come from the same functions as in the service (service_env.py); here
+they are kept apart, so that the command can name the file of a value and the line that is none.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
-from common.config.declarations import installed_defaults
 from common.config.findings import Finding
-from common.config.grammar import trim
+from common.config.service_env import (
+    INSTANCE_FILE,
+    SWITCHES,
+    USER_FILE,
+    Host,
+    of_instance,
+    parse,
+    settle,
+    unquoted,
+)
+from common.host_paths import host_path
 
-SERVICE_FILES = ("/var/lib/ecs/ecs.config", "/etc/ecs/ecs.config")
+SERVICE_FILES = (INSTANCE_FILE, USER_FILE)
 SERVICE_DEFAULT = "set by the service"
 
 
@@ -20,35 +29,40 @@ class Composed(NamedTuple):
     """An environment, the file each variable came from, the files that were read, and what was wrong with them."""
 
     environ: dict[str, str]
-    origins: dict[str, str]
-    files: tuple[str, ...]
-    findings: tuple[Finding, ...]
-
-
-def parse(text: str) -> tuple[dict[str, str], list[int]]:
-    """Return the variables and the numbers of lines that are neither an assignment, nor a comment, nor empty."""
-    values: dict[str, str] = {}
-    skipped: list[int] = []
-    for number, line in enumerate(text.split("\n"), 1):
-        name, equals, value = trim(line).partition("=")
-        if name.startswith(("#", ";")):
-            continue
-        if equals:
-            values[name] = value
-        elif name:
-            skipped.append(number)
-    return values, skipped
-
-
-def compose(environ: Mapping[str, str], paths: Iterable[str]) -> Composed:
-    """Put the files over the environment, later files over earlier ones.
-
-    When there is at least one file the machine has the service, and what it sets by itself goes underneath. A file
-    that does not exist is skipped; one that cannot be read is a finding.
-    """
-    values: dict[str, str] = {}
     origins: dict[str, str] = {}
-    files: list[str] = []
+    files: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+
+def compose(
+    environ: Mapping[str, str], paths: Iterable[str], look: Callable[[Mapping[str, str], Mapping[str, str]], Host]
+) -> Composed:
+    """The service's environment with these files, later ones over earlier ones, and `environ` as its launcher's.
+
+    A file that does not exist is skipped; one that cannot be read is a finding. `look` tells the facts of the host.
+    """
+    read, findings = _read(paths)
+    host = look(environ, {name: value for lines in read.values() for name, value in lines.items()})
+    files: dict[str, str] = {}
+    origins: dict[str, str] = {}
+    for path, lines in read.items():
+        counting = of_instance(lines, host.gpu_devices) if path == INSTANCE_FILE else lines
+        files.update(counting)
+        origins.update(dict.fromkeys(counting, f"file {path}"))
+    values, _ = settle(environ, files, host)
+    for name, value in values.items():
+        if name in SWITCHES and name in environ:  # the file's line does not count
+            origins.pop(name, None)
+        given = environ.get(name) if name not in origins else files[name]
+        if given is None or value not in (given, host_path(given), unquoted(given)):
+            origins[name] = SERVICE_DEFAULT
+    # Misspelt names never reach the service; they are here for whoever looks for what is wrong.
+    return Composed(files | values, origins, tuple(read), tuple(findings))
+
+
+def _read(paths: Iterable[str]) -> tuple[dict[str, dict[str, str]], list[Finding]]:
+    """The lines of each file that can be read, and what is wrong with the files."""
+    read: dict[str, dict[str, str]] = {}
     findings: list[Finding] = []
     for path in paths:
         try:
@@ -59,15 +73,9 @@ def compose(environ: Mapping[str, str], paths: Iterable[str]) -> Composed:
         except OSError as error:
             findings.append(Finding(path, "", f"cannot be read: {error.strerror}; its lines are missing here", path))
             continue
-        files.append(path)
-        values.update(lines)
-        origins.update(dict.fromkeys(lines, f"file {path}"))
+        read[path] = lines
         findings.extend(
             Finding(path, "", f"line {number} is not NAME=value, so it is skipped", f"file {path}")
             for number in skipped
         )
-    if not files:
-        return Composed(dict(environ), {}, (), tuple(findings))
-    beneath = {name: value for name, value in installed_defaults().items() if name not in environ}
-    origins = dict.fromkeys(beneath, SERVICE_DEFAULT) | origins
-    return Composed(beneath | dict(environ) | values, origins, tuple(files), tuple(findings))
+    return read, findings

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 from common.config import grammar
 from common.config.grammar import Malformed, Pairs
 
+MOST_PIDS = 4194304  # the kernel's limit on 64 bits (proc(5), pid_max)
+
 
 class PortRange(NamedTuple):
     """Host ports from `start` to `end`, both included; its text is `start-end`."""
@@ -157,6 +159,15 @@ def _lenient_list(element: Callable[[Any], Any], zero: Any, what: str) -> Callab
     return read
 
 
+def _not_blank(read: Callable[[str], tuple[Any, ...]]) -> Callable[[str], tuple[Any, ...]]:
+    def parse(text: str) -> tuple[Any, ...]:
+        if not grammar.trim(text):
+            raise Malformed("is blank, which is no JSON array", ())
+        return read(text)
+
+    return parse
+
+
 def _json_map(value: Any) -> dict[str, str]:
     if not isinstance(value, Pairs):
         raise WrongType("must be an object")
@@ -217,11 +228,14 @@ def _integer_text(low: int, high: int) -> Callable[[str], int]:
     return read
 
 
-def _trimmed_integer(text: str) -> int:
+def _pids(text: str) -> int:
     try:
-        return grammar.parse_integer(grammar.trim(text))
+        value = grammar.parse_integer(grammar.trim(text))
     except Malformed as error:
         raise Malformed(error.problem, 0) from None
+    if not 1 <= value <= MOST_PIDS:
+        raise Malformed(f"is not a number from 1 to {MOST_PIDS}", 0)
+    return value
 
 
 def _rate_pair(text: str) -> tuple[int, int]:
@@ -315,7 +329,7 @@ DURATION = Kind(
 )  # fmt: skip
 MIB = Kind("MiB", "a whole number from 0 to 65535", lambda text: grammar.parse_unsigned(text, 65535), _json_port, 0)
 INTEGER = Kind("integer", "a whole number", grammar.parse_integer, _json_int64, 0)
-TRIMMED_INTEGER = Kind("integer", "a whole number", _trimmed_integer, _json_int64, 0)
+PIDS = Kind("integer", f"a whole number from 1 to {MOST_PIDS}", _pids, _json_int64, 0)
 DECIMAL = Kind("number", "a decimal number", grammar.parse_decimal, _json_int64, 0.0, show=lambda value: f"{value:g}")
 PORTS = Kind(
     "ports", "a JSON array of ports, such as `[22,80]`", _lenient_list(_json_port, 0, "ports"),
@@ -324,6 +338,9 @@ PORTS = Kind(
 STRINGS = Kind(
     "strings", 'a JSON array of strings, such as `["a","b"]`', _lenient_list(json_string, "", "strings"),
     _json_list(_null_is("", json_string)), (), show=show_json,
+)  # fmt: skip
+SOME_STRINGS = Kind(  # blanks are no list here, as in the reference (spec 01 §1)
+    "strings", STRINGS.expects, _not_blank(STRINGS.from_text), STRINGS.from_json, (), show=show_json,
 )  # fmt: skip
 MAP = Kind(
     "map", 'a JSON object of strings, such as `{"stack":"prod"}`', _strict_text(_json_map, {}), _json_map, {},

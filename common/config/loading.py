@@ -53,8 +53,7 @@ def load(
                  region stays "" and is no fault
     origins      variable name -> `file …`, where the caller composed the environment from files
 
-    Values that depend on facts of the run stay empty: the region without `find_region`, the default cluster,
-    ECS_EXCLUDE_IPV6_PORTBINDING (None) while nobody said whether the instance is IPv6-only.
+    Values that depend on facts of the run stay empty: the region without `find_region`, the default cluster.
     """
     environment = read_environment(dict(environ), origins or {})
     environment.values.update(rules.rate_values(environment))

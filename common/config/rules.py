@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from common import routes
 from common.config.declarations import OPTIONS
 from common.config.findings import REDACTED
 from common.config.grammar import Malformed, format_duration, parse_duration, parse_json
@@ -135,10 +136,25 @@ def apply_backend_host(merge: Merge) -> None:
 
 
 def apply_ip_compatibility(merge: Merge) -> None:
-    """An instance said to be IPv4 or IPv6-only has a known default for IPv6 port bindings (spec 01 §3.6)."""
-    name, family = "ECS_EXCLUDE_IPV6_PORTBINDING", merge.values["ECS_INSTANCE_IP_COMPATIBILITY"]
-    if merge.values[name] is None and family:
-        merge.put(name, family == "ipv4", "ECS_INSTANCE_IP_COMPATIBILITY")
+    """The routes tell whether the instance is IPv6-only when nobody says so; IPv6 port bindings follow (spec 01 §3.6).
+
+    The tree hands what was found at its start to its programs, so that all of them go by one answer.
+    """
+    name, bindings = "ECS_INSTANCE_IP_COMPATIBILITY", "ECS_EXCLUDE_IPV6_PORTBINDING"
+    if not merge.values[name]:
+        only = routes.ipv6_only(_table(merge, routes.IPV4_TABLE), _table(merge, routes.IPV6_TABLE))
+        merge.put(name, "ipv6" if only else "ipv4", "routes" if only else "default")
+    if merge.values[bindings] is None:
+        merge.put(bindings, merge.values[name] == "ipv4", merge.sources[name])
+
+
+def _table(merge: Merge, path: str) -> str:
+    try:
+        return as_text(merge.read(path) or "")
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror}), so it counts as empty"
+        merge.remarks.append(Remark(path, "", problem, path))
+        return ""
 
 
 def apply_port_range(merge: Merge) -> None:

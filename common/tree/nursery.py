@@ -27,9 +27,9 @@ from setproctitle import setproctitle
 from supervisor.options import ServerOptions
 
 from common.parent import die_with_parent
+from common.process_names import CRASH_STATUS, FAILED_STATUS
 
 PREFIX = "services."
-CRASHED = 1
 PRELOADED = (
     "_strptime",  # which time.strptime imports when it is first called
     "asyncio", "concurrent.futures", "email.message", "faulthandler", "hashlib", "http.client", "http.cookies",
@@ -78,7 +78,7 @@ class Options(ServerOptions):  # type: ignore[misc]
 
 def become(module: str, argv: Sequence[str], env: Mapping[str, str]) -> NoReturn:
     """Be the program `module` until it ends; never returns to supervisord's code."""
-    status: object = CRASHED
+    status: object = CRASH_STATUS
     try:
         _forget_the_parent(env)
         die_with_parent(_supervisor)  # at once: a tree that is killed while a program begins must leave no orphan
@@ -93,7 +93,7 @@ def become(module: str, argv: Sequence[str], env: Mapping[str, str]) -> NoReturn
     finally:
         # Not sys.exit: what the parent registered for its own end must not run here.
         _flush()
-        os._exit(status if isinstance(status, int) else CRASHED)
+        os._exit(status if isinstance(status, int) else FAILED_STATUS)
 
 
 def _forget_the_parent(env: Mapping[str, str]) -> None:

@@ -28,6 +28,11 @@ SERVERS = ("redis-server", "redis6-server", "valkey-server")  # as the distribut
 # jemalloc's cache of a thread keeps what a burst took; one thread gains nothing by it. A jemalloc that Redis brought
 # along reads the second name.
 ALLOCATOR = {name: "tcache:false" for name in ("MALLOC_CONF", "JE_MALLOC_CONF")}
+# Nobody here asks for these. They could change what is promised above: lead the server to another directory, write the
+# memory of the volatile one to the disk, load code, follow another server, or end it behind the supervisor's back.
+DENIED = (
+    "CONFIG", "DEBUG", "MODULE", "SAVE", "BGSAVE", "BGREWRITEAOF", "SHUTDOWN", "REPLICAOF", "SLAVEOF",
+)  # fmt: skip
 SOCKETS = {"durable": "redis.sock", "volatile": "secrets.sock"}
 
 
@@ -37,6 +42,7 @@ def arguments(role: str, config: Mapping[str, Any], run_dir: str, data_dir: str)
     args = ["--port", "0", "--unixsocket", socket, "--unixsocketperm", "600", "--dir", data_dir, "--daemonize", "no",
             "--save", "", "--databases", "1", "--loglevel", "warning", "--maxmemory-policy", "noeviction",
             "--lazyfree-lazy-user-del", "no", "--set-proc-title", "no"]  # fmt: skip
+    args += [word for command in DENIED for word in ("--rename-command", command, "")]
     if role == "durable" and config["ECS_CHECKPOINT"] is not False:
         args += ["--appendonly", "yes", "--appendfsync", "always", "--aof-load-truncated", "yes",
                  "--auto-aof-rewrite-min-size", "16mb"]  # fmt: skip

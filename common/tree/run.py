@@ -10,36 +10,51 @@ status for every failure).
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import pwd
 import sys
 import sysconfig
 import time
 from collections.abc import Mapping, MutableMapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import setproctitle
 
-from common import ebs, readiness
-from common.config import load
+from common import ebs, logs, readiness
+from common.config import USER_DATA_FILE, Config, load
+from common.config.service_env import PACKAGE_DIRECTORY
 from common.logs import quote
+from common.tree import user_data
 from common.tree.linelog import LineFile
 
 SOCKET_PATH_LIMIT = 107  # sun_path less the final zero
 CANNOT_START = 1
 INIT_FAILED = 255
+# A laptop's answers to questions that the options' own defaults answer for a server.
+LAPTOP_DEFAULTS = {
+    "ECS_IMAGE_PULL_BEHAVIOR": "prefer-cached",
+    "ECS_ENABLE_TASK_IAM_ROLE": "true",
+    "ECS_ENABLE_TASK_IAM_ROLE_NETWORK_HOST": "true",
+}
+SECRETS_ENDPOINTS = ("AWS_ENDPOINT_URL_SSM", "AWS_ENDPOINT_URL_SECRETS_MANAGER")
 INIT_LOG = "ECS_TREE_INIT_LOG"  # set by `ecs-init start`: the path of its log, which gets the tree's own lines too
-PACKAGE_DIRECTORY = Path("/usr/lib/ecs-init")
 
 
 class CannotStart(Exception):
-    """The text says what is in the way."""
+    """The text says what is in the way; `told` when it is in the agent's log already."""
+
+    def __init__(self, text: str, told: bool = False) -> None:
+        super().__init__(text)
+        self.told = told
 
 
 def say(level: str, text: str) -> None:
     """One line in the agent's own format, and one in the log of ecs-init if that started us."""
-    os.write(1, f"{_line(level, text)} module=run.py\n".encode(errors="backslashreplace"))
+    with suppress(OSError):  # a full disk, a reader that is gone or slow: no reason to end a tree
+        os.write(1, f"{_line(level, text)} module=run.py\n".encode(errors="backslashreplace"))
     note(level, text)
 
 
@@ -66,9 +81,10 @@ def run_tree(environ: MutableMapping[str, str] | None = None) -> int:
     environ = os.environ if environ is None else environ
     setproctitle.getproctitle()  # it finds the place of the title beside the environment, before that is changed
     try:
-        run_dir = prepare(environ)
+        run_dir, found = prepare(environ)
         keep = lock_tree(run_dir)
         readiness.clear(run_dir)
+        keep_user_data(run_dir, found)
     except CannotStart as error:
         return cannot_start(environ, error)
     try:
@@ -84,17 +100,59 @@ def run_tree(environ: MutableMapping[str, str] | None = None) -> int:
 def cannot_start(environ: Mapping[str, str], error: CannotStart) -> int:
     """Say what is in the way; the exit status."""
     launched = bool(environ.get(INIT_LOG))
-    say("critical", f"could not start Agent: {error}" if launched else str(error))
+    (note if error.told else say)("critical", f"could not start Agent: {error}" if launched else str(error))
     return INIT_FAILED if launched else CANNOT_START
 
 
-def prepare(environ: MutableMapping[str, str]) -> str:
-    """Make the directories and set what supervisord.conf and the children read; returns the run directory."""
-    config = load(environ)
+def configuration(environ: Mapping[str, str]) -> tuple[Config, str | None]:
+    """The configuration and the EC2 user data, which are part of it except in local mode."""
+    config = load(environ, user_data=lambda: None)
+    if config["ECS_LOCAL_CONTROL_PLANE"]:
+        return config, None
+    found: list[str | None] = [None]
+
+    def ask() -> str | None:
+        found[0] = user_data.fetch(environ, meanwhile=_load_programs)
+        return found[0]
+
+    return load(environ, user_data=ask), found[0]
+
+
+def _load_programs() -> None:
+    """What the programs will share is needed next, and reading it takes as long as the answer."""
+    from common.tree import nursery
+
+    nursery.preload()
+
+
+def tell(config: Config) -> None:
+    """Write what is wrong with the configuration where and how it wants its log (spec 01 §3.4, §9.1)."""
+    log = logs.configure(config)
     for finding in config.findings:
-        say("warn", f"{finding.name}: {finding.reason}")
+        fatal, text = finding.level == "fatal", f"{finding.name}: {finding.reason}"
+        log.log(logging.ERROR if fatal else logging.WARNING, "%s", text)
+        note("error" if fatal else "warn", text)
     if config.load_error:
-        raise CannotStart(f"Error loading config: {config.load_error}")
+        log.critical("Error loading config: %s", config.load_error)
+    logs.release()  # the programs have sinks of their own, and supervisord logs in its own way
+
+
+def keep_user_data(run_dir: str, text: str | None) -> None:
+    """Leave the user data to the programs, which read them with every other source; drop those of an earlier start."""
+    path = os.path.join(run_dir, USER_DATA_FILE)
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+    if text:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+            file.write(text.encode())
+
+
+def prepare(environ: MutableMapping[str, str]) -> tuple[str, str | None]:
+    """Make the directories and set what supervisord.conf and the children read; the run directory and user data."""
+    config, found = configuration(environ)
+    tell(config)
+    if config.load_error:
+        raise CannotStart(f"Error loading config: {config.load_error}", told=True)
     data_dir = os.path.abspath(config["ECS_DATADIR"])
     make_directory(data_dir, "ECS_DATADIR")
     run_dir = os.path.abspath(config["ECS_RUN_DIR"])
@@ -106,6 +164,9 @@ def prepare(environ: MutableMapping[str, str]) -> str:
     environ.update(
         ECS_DATADIR=data_dir,
         ECS_RUN_DIR=run_dir,
+        # ECS_DATADIR would turn checkpoints on, and the routes may change: what holds now holds for every program.
+        ECS_CHECKPOINT="true" if config["ECS_CHECKPOINT"] else "false",
+        ECS_INSTANCE_IP_COMPATIBILITY=config["ECS_INSTANCE_IP_COMPATIBILITY"],
         ECS_TREE_PYTHON=sys.executable,
         ECS_TREE_FLAGS=interpreter_flags(),
         ECS_TREE_USER=pwd.getpwuid(os.getuid()).pw_name,
@@ -113,8 +174,12 @@ def prepare(environ: MutableMapping[str, str]) -> str:
         ECS_TREE_VOLUMES="true" if ebs.has_driver(config) else "false",
     )
     if local:
-        environ.update({name: value for name, value in local_mode(config, environ).items() if not environ.get(name)})
-    return run_dir
+        if config["ECS_LOCAL_SECRETS_FILE"]:
+            environ["ECS_LOCAL_SECRETS_FILE"] = os.path.abspath(config["ECS_LOCAL_SECRETS_FILE"])
+        chosen = {name for name in LAPTOP_DEFAULTS if config.source(name) != "default"}
+        settings = local_mode(config, environ)
+        environ.update({k: v for k, v in settings.items() if not environ.get(k) and k not in chosen})
+    return run_dir, found
 
 
 def interpreter_flags() -> str:
@@ -125,14 +190,16 @@ def interpreter_flags() -> str:
 def local_mode(config: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, str]:
     """What the agent's processes need in local mode and the caller did not set."""
     settings = {
+        **LAPTOP_DEFAULTS,
         "ECS_BACKEND_HOST": f"http://127.0.0.1:{config['ECS_LOCAL_PORT']}",
         "AWS_DEFAULT_REGION": environ.get("AWS_REGION") or "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",  # elsewhere nobody answers, and asking takes 20 s
     }
-    if not environ.get("AWS_ACCESS_KEY_ID"):
-        # The local control plane accepts any signature; the agent must have something to sign with.
-        settings |= {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
-    return settings
+    if config.get("ECS_LOCAL_SECRETS_FILE"):
+        settings |= dict.fromkeys(SECRETS_ENDPOINTS, settings["ECS_BACKEND_HOST"])
+    # The local control plane accepts any signature; the agent must have something to sign with.
+    lacking = [name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") if not environ.get(name)]
+    return settings | dict.fromkeys(lacking, "local")
 
 
 def make_directory(path: str, variable: str) -> None:

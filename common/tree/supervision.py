@@ -26,7 +26,7 @@ from supervisor.options import ServerOptions
 from supervisor.states import ProcessStates, SupervisorStates
 from supervisor.supervisord import Supervisor
 
-from common.process_names import BEAT_LIMIT_SECONDS, STORES, TERMINAL, TERMINAL_STATUS
+from common.process_names import BEAT_LIMIT_SECONDS, CRASH_STATUS, STORES, TERMINAL, TERMINAL_STATUS
 from common.readiness import silent_seconds
 from common.tree import nursery
 from common.tree.restraint import LONGEST_SECONDS, Restraint
@@ -36,8 +36,8 @@ from common.tree.tail import last_lines
 STOPPABLE = (ProcessStates.RUNNING, ProcessStates.STARTING)
 DOWN = (ProcessStates.STOPPED, ProcessStates.EXITED, ProcessStates.FATAL, ProcessStates.UNKNOWN)
 STAGE = 10  # priorities with the same tens digit are stopped together
-CRASH_STATUS = 2
 UPDATE_STATUS = 42
+BY_SIGNAL = -1  # supervisord's exit status of a program that a signal ended
 # supervisord takes a delay that is longer than `backoff` seconds for a change of the clock, and ends it.
 _ROLLBACK_MARGIN = int(LONGEST_SECONDS * 2)
 
@@ -116,10 +116,11 @@ class Tree(Supervisor):  # type: ignore[misc]
             self.exit_status = TERMINAL_STATUS
             self.options.mood = SupervisorStates.SHUTDOWN
         elif self.options.mood >= SupervisorStates.RUNNING:
-            process.spawnerr = f"(pid {process.pid}) {'was killed' if status == -1 else f'ended with status {status}'}"
+            end = "was killed" if status == BY_SIGNAL else f"ended with status {status}"
+            process.spawnerr = f"(pid {process.pid}) {end}"
             if status == UPDATE_STATUS and name in TERMINAL:
                 process.spawnerr += " (update), but upgrades come through the package manager"
-            if status == CRASH_STATUS:
+            if status in (CRASH_STATUS, BY_SIGNAL):
                 note("error", f"{name} crashed; its last output:\n{last_lines(process.config.stdout_logfile)}")
             process.change_state(ProcessStates.BACKOFF)
 

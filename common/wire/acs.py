@@ -33,21 +33,8 @@ def decode(data: str | bytes) -> Frame:
     """The message in one frame. Raises Dropped."""
     if len(data) > MAX_FRAME_BYTES:
         raise Dropped(f"a frame of {len(data)} bytes is larger than the limit of {MAX_FRAME_BYTES}")
-    text = data.decode("utf-8", "replace") if isinstance(data, bytes) else data
-    return _decode(_without_signature(text))
-
-
-def _without_signature(text: str) -> str:
-    """A frame may be preceded by signed headers and a blank line."""
-    if not text.lstrip().startswith("{"):
-        _, blank, rest = text.partition("\r\n\r\n")
-        return rest if blank else text
-    return text
-
-
-def _decode(text: str) -> Frame:
     try:
-        value = jsontext.loads(text)
+        value = jsontext.loads(data.decode("utf-8", "replace") if isinstance(data, bytes) else data)
     except jsontext.NotJson as error:
         raise Dropped(f"a frame is not JSON: {error}") from None
     if not isinstance(value, dict):
@@ -126,7 +113,6 @@ def credentials_ack(credentials_id: str, expiration: str | None, message_id: str
 
 def stop_verification(message: Mapping[str, Any], arns: Iterable[str]) -> str:
     """TaskStopVerificationMessage: tasks that run here and should not, by the manifest `message`."""
-    candidates = [
-        {"desiredStatus": "STOPPED", "taskArn": arn, "taskClusterArn": message.get("clusterArn") or ""} for arn in arns
-    ]
-    return encode("TaskStopVerificationMessage", {"messageId": message["messageId"], "stopCandidates": candidates})
+    cluster = {"taskClusterArn": message["clusterArn"]} if "clusterArn" in message else {}
+    candidates = [{"desiredStatus": "STOPPED", "taskArn": arn, **cluster} for arn in arns]
+    return encode("TaskStopVerificationMessage", {"messageId": message.get("messageId"), "stopCandidates": candidates})

@@ -18,6 +18,7 @@ from common.wire.shapes import Mismatch, integer, list_of, string, struct
 log = logging.getLogger(__name__)
 
 PORT_MAX = 65535
+NOT_A_PORT = "port=0 is not a valid port. A valid port ranges from 1 through 65535"
 
 # attachment type -> required properties, optional properties, where it is parsed, short name, name in "empty value"
 VOLUMES = {
@@ -37,11 +38,19 @@ VOLUMES = {
     ),
 }
 
+
+def port_number(value: Any) -> int:
+    """An integer of 16 bits, 0 included."""
+    if not 0 <= integer(value) <= PORT_MAX:
+        raise Mismatch(f"an integer from 0 to {PORT_MAX}")
+    return int(value)
+
+
 SERVICE_CONNECT_CONFIG = struct(
     ingressConfig=list_of(
-        struct(listenerName=string, listenerPort=integer, interceptPort=integer, hostPort=integer), {}
+        struct(listenerName=string, listenerPort=port_number, interceptPort=port_number, hostPort=port_number), {}
     ),
-    egressConfig=struct(listenerName=string, listenerPort=integer, vip=struct(ipv4Cidr=string, ipv6Cidr=string)),
+    egressConfig=struct(listenerName=string, listenerPort=port_number, vip=struct(ipv4Cidr=string, ipv6Cidr=string)),
     dnsConfig=list_of(struct(hostName=string, address=string), {}),
 )
 
@@ -73,12 +82,12 @@ def parse_attachments(task: Mapping[str, Any], mode: str, containers: Sequence[s
 def _check_volume(type_: str, properties: Mapping[str, str]) -> None:
     required, optional, where, short, long = VOLUMES[type_]
     for name, value in properties.items():
-        if name not in required and name not in optional:
-            log.warning("an attachment of type %s has the unknown property %r; it is ignored", type_, name)
-        elif not value:
+        if not value:
             raise InvalidTask(
                 f"{where}: failed to parse {long} attachment, encountered empty value for property: {name}"
             )
+        if name not in required and name not in optional:
+            log.warning("an attachment of type %s has the unknown property %r; it is ignored", type_, name)
     for name in required:
         if name not in properties:
             raise InvalidTask(f"{where}: missing {name} in the {short} config")
@@ -111,8 +120,8 @@ def _check_service_connect(properties: Mapping[str, str], mode: str, containers:
 
 def service_connect_config(properties: Mapping[str, str]) -> dict[str, Any]:
     """The configuration in the properties of an attachment, by its members' names. Raises NotJson or Mismatch."""
-    found: dict[str, Any] = SERVICE_CONNECT_CONFIG(jsontext.loads(properties[SC_CONFIG]) or {})
-    return found
+    value = jsontext.loads(properties[SC_CONFIG])
+    return dict(SERVICE_CONNECT_CONFIG({} if value is None else value))
 
 
 def _container_problem(name: str, containers: Sequence[str]) -> str:
@@ -140,11 +149,13 @@ def _egress_problem(egress: Mapping[str, Any] | None) -> str:
 
 
 def _is_cidr(text: str, only_v4: bool) -> bool:
+    """An address without a zone, and a prefix length; Python would take a netmask as well."""
+    address, _, length = text.partition("/")
     try:
-        network = ipaddress.ip_network(text, strict=False)
+        version = ipaddress.ip_network(text, strict=False).version
     except ValueError:
         return False
-    return "/" in text and (network.version == 4 or not only_v4)
+    return "%" not in address and length.isdecimal() and (version == 4 or not only_v4)
 
 
 def _dns_problem(entries: Sequence[Mapping[str, Any]]) -> str:
@@ -154,14 +165,20 @@ def _dns_problem(entries: Sequence[Mapping[str, Any]]) -> str:
             return f"missing hostname in the DNS config with hostname={host}, and address={address}"
         if not address:
             return f"missing address in the DNS config with hostname={host}, and address={address}"
-        try:
-            ipaddress.ip_address(address)
-        except ValueError:
+        if not _is_ip(address):
             return (
                 f"hostname={host}, address={address} in the DNS config is not valid: "
                 f"address={address} is not a valid IP address"
             )
     return ""
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return "%" not in text
 
 
 def _ingress_problem(entries: Sequence[Mapping[str, Any]], mode: str) -> str:
@@ -184,8 +201,8 @@ def _intercept_problem(entry: Mapping[str, Any], mode: str, seen: set[int]) -> s
     if mode != "awsvpc":
         log.warning("an intercept port has no effect in %s network mode", mode)
         return ""
-    if not 0 < port <= PORT_MAX:
-        return f"intercept port={port} in the ingress config is not valid: {_bad_port(port)}"
+    if port == 0:
+        return f"intercept port=0 in the ingress config is not valid: {NOT_A_PORT}"
     if not name:
         return f"missing listener name in the ingress config with intercept port={port}"
     if port in seen:
@@ -201,8 +218,6 @@ def _listener_problem(entry: Mapping[str, Any], seen: set[int]) -> str:
     port = entry.get("listenerPort", 0)
     if port == 0:
         return ""
-    if not 0 < port <= PORT_MAX:
-        return f"listener port={port} in the ingress config is not valid: {_bad_port(port)}"
     if port in seen:
         return (
             f"listener port collision detected in the ingress config with listener port={port}, "
@@ -216,8 +231,8 @@ def _host_problem(entry: Mapping[str, Any], seen: set[int]) -> str:
     port = entry.get("hostPort")
     if port is None:
         return ""
-    if not 0 < port <= PORT_MAX:
-        return f"host port={port} in the ingress config is not valid: {_bad_port(port)}"
+    if port == 0:
+        return f"host port=0 in the ingress config is not valid: {NOT_A_PORT}"
     if port in seen:
         return (
             f"host port collision detected in the ingress config with host port={port}, "
@@ -225,7 +240,3 @@ def _host_problem(entry: Mapping[str, Any], seen: set[int]) -> str:
         )
     seen.add(port)
     return ""
-
-
-def _bad_port(port: int) -> str:
-    return f"port={port} is not a valid port. A valid port ranges from 1 through 65535"

@@ -18,7 +18,7 @@ from common.model.task import (
     Secret,
     VolumeFrom,
 )
-from common.wire import jsontext
+from common.wire import gojson
 from common.wire.invalid import InvalidTask
 from common.wire.shapes import Mismatch, strings
 
@@ -162,18 +162,19 @@ def _command_override(text: str) -> tuple[str, ...] | None:
     The numbered lines are what the reference's decoder says; only the fixed parts are meant to be matched.
     """
     try:
-        value = jsontext.loads(text)
-    except jsontext.NotJson as error:
-        raise _bad_override(str(error) if text else "unexpected end of JSON input") from None
+        value = gojson.whole_value(text)
+    except gojson.NotJson as error:
+        raise _bad_override(str(error)) from None
     if value is None:
         return None
-    if not isinstance(value, dict):
-        raise _bad_override("json: cannot unmarshal a value that is not an object")
-    unknown = [key for key in value if key.lower() != "command"]
+    if not isinstance(value, gojson.Pairs):
+        kind = gojson.kind_of(value)
+        raise _bad_override(f"json: cannot unmarshal {kind} into Go value of type container.ContainerOverridesCopy")
+    unknown = [key for key, _ in value if key.lower() != "command"]
     if unknown:
         numbered = "".join(f"\n\t{number}: Unrecognized key: {key}" for number, key in enumerate(unknown, 1))
         raise _bad_override(f"Multiple error:\n\t0: Error unmarshalling ContainerOverrides{numbered}")
-    command = next(reversed(value.values()), None)
+    command = value[-1][1] if value else None
     if command is None:
         return None
     try:

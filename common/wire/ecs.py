@@ -15,6 +15,7 @@ from typing import Any
 from common.model.messages import ContainerChanged, ManagedAgentChanged, TaskChanged
 from common.model.status import wire_container_status, wire_task_status
 from common.model.task import PortBinding
+from common.wire.shapes import clean
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +42,9 @@ class BindingRules:
 
 
 def cut(text: str, limit: int) -> str:
-    """At most `limit` bytes of UTF-8, without half a character at the end."""
-    data = text.encode("utf-8", "replace")
+    """At most `limit` bytes of UTF-8, without half a character at the end or of a surrogate pair."""
+    text = clean(text)
+    data = text.encode()
     return text if len(data) <= limit else data[:limit].decode("utf-8", "ignore")
 
 

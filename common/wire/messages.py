@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from common.wire.shapes import boolean, integer, list_of, number, string, string_map, strings, struct
+from common.wire.shapes import Mismatch, boolean, integer, list_of, number, string, string_map, strings, struct
 
 
 def anything(value: Any) -> dict[str, Any]:
-    """Messages that are only recognised; their content is not looked at."""
-    return value if isinstance(value, dict) else {}
+    """Messages that are only recognised: any object will do."""
+    if not isinstance(value, dict):
+        raise Mismatch("an object")
+    return value
 
 
 CREDENTIALS = struct(

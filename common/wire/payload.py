@@ -115,7 +115,8 @@ def credentials(value: Mapping[str, Any], arn: str, role_type: str) -> Credentia
 def _network_mode(arn: str, value: Mapping[str, Any]) -> str:
     mode: str = value.get("networkMode") or "bridge"
     if mode not in NETWORK_MODES:
-        log.warning("task %s has the unknown network mode %r; it is kept as it is", arn, mode)
+        log.warning("task %s has the unknown network mode %r; it counts as none at all", arn, mode)
+        return ""
     return mode
 
 

@@ -21,12 +21,17 @@ BY_RESOURCE_TYPE = {
     "EphemeralStorage": ("volumeID", "deviceName", "volumeSizeInGiB", "requestedSizeInGiB", "resourceID"),
     "ElasticBlockStorage": ("volumeID", "deviceName"),
 }
-ARN_SECTIONS = 6
+ARN_SECTIONS = 6  # separated by colons
 CONFIRMATION_WAIT_MS = 300_000  # of a resource attachment without waitTimeoutMs
 
 
 class Unusable(Permanent):
     """The message is not valid; it is neither acknowledged nor acted upon."""
+
+
+def is_arn(text: str) -> bool:
+    """Whether it parses as an ARN."""
+    return text.startswith("arn:") and text.count(":") >= ARN_SECTIONS - 1
 
 
 def interfaces(message: Mapping[str, Any], kind: str, now: float) -> list[DeviceAttachment]:
@@ -54,7 +59,7 @@ def confirmation(message: Mapping[str, Any], now: float) -> list[DeviceAttachmen
         "attachmentArn": attachment.get("attachmentArn", ""),
     }
     for name, arn in arns.items():
-        if not arn.startswith("arn:") or len(arn.split(":")) < ARN_SECTIONS:
+        if not is_arn(arn):
             raise Unusable(f"{name} {arn!r} is not an ARN")
     properties = _properties(attachment)
     if attachment.get("attachmentType") != EBS:

@@ -55,10 +55,15 @@ class Attachments:
             if known is not None:
                 log.info("the attachment of a known device is announced again", **_named(record))
                 continue
-            id_ = record.arn.rpartition("/")[2] or record.device
-            self._save(id_, record)
+            self._save(self._free_id(record), record)
             log.info("a device is announced", **_named(record))
             self._news.set()
+
+    def _free_id(self, record: DeviceAttachment) -> str:
+        """The last part of the ARN; with the device behind it where another device has that one already."""
+        id_ = record.arn.rpartition("/")[2] or record.device
+        taken = self._records.get(id_)
+        return id_ if taken is None or taken.device == record.device else f"{id_}:{record.device}"
 
     # -- waiting -------------------------------------------------------------------------------
 

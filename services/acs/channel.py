@@ -117,8 +117,9 @@ class Channel:
         except UnicodeDecodeError:
             self.close(PROTOCOL_ERROR, "")
             return ChannelEnded("the control plane closed the connection with a reason that is not UTF-8")
-        self._write(websocket.ABNF.OPCODE_CLOSE, data[:2])
-        self.closing = True
+        if not self.closing:  # else it answers our own, and one each is all there may be (RFC 6455 §5.5.1)
+            self._write(websocket.ABNF.OPCODE_CLOSE, data[:2])
+            self.closing = True
         return ChannelEnded(f"the control plane closed the connection with code {code} {text}".rstrip(), code, text)
 
     # -- sending -------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from urllib.parse import SplitResult, urlsplit
 import gevent
 import urllib3
 
-from common.discovery import TARGET, regional, retry_delay, worth_another
+from common.discovery import TARGET, error_code, regional, retry_delay, worth_another
 from common.errors import AgentError
 from common.own_keys import OwnCredentials
 from common.proxy import SOCKS, open_socket, proxy_for, proxy_login, proxy_url
@@ -143,8 +143,7 @@ class EcsClient:
         raise self._error(operation, response, value if isinstance(value, dict) else {})
 
     def _error(self, operation: str, response: urllib3.BaseHTTPResponse, value: Mapping[str, Any]) -> ApiError:
-        header = response.headers.get("x-amzn-ErrorType", "").partition(":")[0]
-        code = str(value.get("__type") or value.get("code") or header).rpartition("#")[2]
+        code = error_code(response.headers.get("x-amzn-ErrorType", ""), value)
         text = str(value.get("message") or value.get("Message") or "")
         if not code:
             text = text or f"HTTP status {response.status} {response.reason or ''} without a readable error".strip()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import gevent
@@ -27,7 +27,7 @@ from common.model.status import TaskStatus
 from common.model.task import Task
 from common.wire import acs
 from common.wire.payload import InvalidTask, credentials, parse_task, role_credentials
-from services.acs.attach import INSTANCE_ENI, TASK_ENI, Unusable, confirmation, interfaces
+from services.acs.attach import INSTANCE_ENI, TASK_ENI, Unusable, confirmation, interfaces, is_arn
 from services.acs.attachments import Attachments
 from services.acs.channel import Channel
 from services.acs.instance import InstanceRecord
@@ -35,6 +35,7 @@ from services.acs.roles import RoleCredentials
 
 log = logging.getLogger(__name__)
 
+Given = tuple[Task, tuple[Credentials, ...]]  # a task of a payload with the credentials that came with it
 ROLE_TYPES = ("TaskApplication", "TaskExecution")
 REMEMBERED_TASKS = 10_000
 UPDATES_DISABLED = "Updates are disabled"
@@ -101,13 +102,14 @@ class Handlers:
     def _payload(self, channel: Channel, message: dict[str, Any]) -> None:
         if not _has(message, "messageId", "clusterArn", "containerInstanceArn"):
             return
-        tasks, roles, all_good = self._read_tasks(message.get("tasks", []))
+        tasks, all_good = self._read_tasks(message.get("tasks", []))
         self._sequence = max(self._sequence, message.get("seqNum", self._sequence))
-        self._store(tasks, roles)
+        self._store(tasks)
         # What stops gives its resources to what starts, so it goes first.
-        ordered = sorted(tasks, key=lambda task: task.desired != TaskStatus.STOPPED)
+        ordered = sorted(tasks, key=lambda given: given[0].desired != TaskStatus.STOPPED)
+        self._forget_taken()
         change = Change()
-        for task in ordered:
+        for task, _ in ordered:
             change.append(keys.COMMANDS, RunOrUpdateTask(task=task))
             self._remember(task.arn)
         self._bus.durable.commit(change)
@@ -115,14 +117,13 @@ class Handlers:
         if not all_good:
             return
         channel.send(acs.ack(message))
-        for task in ordered:
-            for role in roles.get(task.arn, ()):
+        for _, roles in ordered:
+            for role in roles:
                 channel.send(acs.credentials_ack(role.credentials_id, role.expiration, message["messageId"]))
 
-    def _read_tasks(
-        self, members: list[dict[str, Any] | None]
-    ) -> tuple[list[Task], dict[str, tuple[Credentials, ...]], bool]:
-        tasks, roles, all_good = [], {}, True
+    def _read_tasks(self, members: list[dict[str, Any] | None]) -> tuple[list[Given], bool]:
+        tasks: list[Given] = []
+        all_good = True
         for member in members:
             if member is None:
                 log.warning("a payload has an empty task; the payload is not acknowledged")
@@ -130,12 +131,17 @@ class Handlers:
                 continue
             try:
                 task = parse_task(member)
-                roles[task.arn] = role_credentials(member)
-                tasks.append(task)
+                roles = role_credentials(member)
             except InvalidTask as error:
                 all_good = False
                 self._refuse(str(member.get("arn") or ""), error)
-        return tasks, roles, all_good
+                continue
+            if task.desired == TaskStatus.RUNNING and not is_arn(task.arn):
+                log.error("a task shall run whose ARN is none: %r; its payload is not acknowledged", task.arn)
+                all_good = False
+            if task.arn:
+                tasks.append((task, roles))
+        return tasks, all_good
 
     def _refuse(self, arn: str, error: InvalidTask) -> None:
         if not arn:
@@ -148,16 +154,15 @@ class Handlers:
         log.error("the task %s cannot be run: %s; ECS is told that it stopped", arn, error)
         self._reject(TaskChanged(arn=arn, status=TaskStatus.STOPPED, reason=error.reason))
 
-    def _store(self, tasks: list[Task], roles: Mapping[str, tuple[Credentials, ...]]) -> None:
+    def _store(self, tasks: Iterable[Given]) -> None:
         """Store credentials, unless their task is over: nothing would ever delete them again."""
-        for task in tasks:
-            given = roles.get(task.arn, ())
-            if not given:
+        for task, roles in tasks:
+            if not roles:
                 continue
             known = self._bus.durable.get(keys.TASK, task.arn)
             over = task.desired == TaskStatus.STOPPED if known is None else known.known == TaskStatus.STOPPED
             if not over:
-                self._roles.put(*given)
+                self._roles.put(*roles)
 
     def _remember(self, arn: str) -> None:
         self._handed_over[arn] = None
@@ -165,7 +170,13 @@ class Handlers:
         if len(self._handed_over) > REMEMBERED_TASKS:
             self._handed_over.popitem(last=False)
 
+    def _forget_taken(self) -> None:
+        """The engine has taken all commands: its documents alone tell by now which tasks there are."""
+        if not self._untaken():
+            self._handed_over.clear()
+
     def _is_known(self, arn: str) -> bool:
+        self._forget_taken()
         return arn in self._handed_over or self._bus.durable.get(keys.TASK, arn) is not None
 
     # -- credentials refresh -------------------------------------------------------------------
@@ -196,11 +207,11 @@ class Handlers:
     # -- manifest ------------------------------------------------------------------------------
 
     def _manifest(self, channel: Channel, message: dict[str, Any]) -> None:
-        timeline = message.get("timeline", 0)
-        if timeline <= self._sequence or not message.get("messageId"):
-            log.info("a task manifest with number %d is not newer than %d; it is ignored", timeline, self._sequence)
+        timeline = message.get("timeline")
+        if timeline is None or timeline <= self._sequence:
+            log.info("a task manifest with number %s is not newer than %d; it is ignored", timeline, self._sequence)
             return
-        self._manifest_id, self._sequence = message["messageId"], timeline
+        self._manifest_id, self._sequence = message.get("messageId", ""), timeline
         self._instance.change(manifest_sequence=timeline)
         self._wait_for_engine()
         wanted = {

@@ -1,7 +1,7 @@
 """What this machine is and has: size, devices, tools. Read once at start, for registration.
 
 The checks that run programs (each with a deadline) are what decides a capability in the reference (ECS agent
-behaviour, spec 01 §6.3, §6.5). Everything is best effort: what cannot be read counts as not there.
+behaviour, spec 01 §6.3, §6.5). What cannot be read counts as not there, except a file of GPUs that is there.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from common import routes
 from common.command import CommandFailed, run
 from common.ebs import DRIVER_ARCHIVE
+from common.errors import Temporary
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +92,10 @@ def _lines(path: str) -> Iterator[str]:
         log.warning("%s cannot be read: %s", path, error)
 
 
+def _text(path: str) -> str:
+    return "".join(_lines(path)) if os.path.exists(path) else ""
+
+
 def exec_root() -> str:
     """Where the engine takes ECS Exec's files from (spec 09 §8.4): the host's place unless only the other is there."""
     inside = os.path.exists("/.dockerenv") or (os.path.isdir(EXEC_INNER_ROOT) and not os.path.isdir(EXEC_ROOT))
@@ -110,14 +116,19 @@ def has_exec_agent(root: str = "") -> bool:
 
 
 def gpus(path: str = GPU_FILE) -> Gpus | None:
-    """The GPUs that the host service found; None without a usable file."""
+    """The GPUs that the host service found; None without its file. Raises Temporary when it cannot be read."""
     try:
         with open(path, encoding="utf-8") as file:
             value = json.load(file)
         return Gpus(tuple(map(str, value.get("GPUIDs") or ())), str(value.get("DriverVersion") or ""))
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        log.error("GPU support is on, but %s cannot be used: %s; the agent goes on without GPUs", path, error)
+    except FileNotFoundError:
+        log.error("GPU support is on, but there is no %s; the agent goes on without GPUs", path)
         return None
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise Temporary(
+            f"GPU support is on, but {path} cannot be used: {error}. Restart the service that writes it, or switch "
+            "ECS_ENABLE_GPU_SUPPORT off"
+        ) from error
 
 
 def can_inject_faults(ipv6_only: bool) -> bool:
@@ -127,21 +138,8 @@ def can_inject_faults(ipv6_only: bool) -> bool:
         return False
     if _output(["modinfo", "sch_netem"]) is None:
         return False
-    device = default_device()
+    device = routes.default_device(_text(routes.IPV4_TABLE), _text(routes.IPV6_TABLE))
     return bool(device) and _output(["tc", "-j", "q", "show", "dev", device, "parent", "1:1"]) is not None
-
-
-def default_device(route_v4: str = "/proc/net/route", route_v6: str = "/proc/net/ipv6_route") -> str:
-    """The interface of the default route, "" when there is none."""
-    if os.path.exists(route_v4):
-        for fields in (line.split() for line in _lines(route_v4)):
-            if len(fields) > 7 and fields[1] == fields[7] == "0" * 8 and fields[2] != "0" * 8:
-                return fields[0]
-    if os.path.exists(route_v6):
-        for fields in (line.split() for line in _lines(route_v6)):
-            if len(fields) > 9 and fields[0] == "0" * 32 and fields[1] == "00" and fields[4] != "0" * 32:
-                return fields[9]
-    return ""
 
 
 def _output(command: Sequence[str]) -> str | None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import gevent
 
-from services.acs.metadata import Metadata, MetadataError
+from common.metadata import Metadata, MetadataError
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 from common.errors import AgentError, Temporary, Terminal
+from common.metadata import Metadata, MetadataError
 from common.wire import ecs as wire
 from services.acs.ecs import EcsClient
-from services.acs.metadata import Metadata, MetadataError
 
 log = logging.getLogger(__name__)
 

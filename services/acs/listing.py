@@ -18,7 +18,7 @@ from common.config import load
 from common.model.agent import DockerFacts
 from services.acs import host
 from services.acs.attributes import Situation, capabilities, conditions
-from services.acs.settings import from_config, routes_are_ipv6_only
+from services.acs.settings import from_config
 
 
 def main(source: TextIO | None = None, out: TextIO | None = None) -> int:
@@ -33,7 +33,7 @@ def main(source: TextIO | None = None, out: TextIO | None = None) -> int:
         )
         return 1
     config = load(os.environ)
-    settings = from_config(config, routes_are_ipv6_only())
+    settings = from_config(config)
     found = host.gather(settings.ipv6_only, gpu_support=False)
     situation = Situation(config, settings, facts, found)
     for entry in capabilities(situation):

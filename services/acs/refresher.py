@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import Any
 
 import gevent
@@ -16,10 +17,10 @@ from msgspec.structs import replace
 
 from common import keys
 from common.bus import Store
+from common.metadata import Metadata, MetadataError
 from common.model.agent import Credentials
 from common.model.status import TaskStatus
 from common.model.task import Task
-from services.acs.metadata import Metadata, MetadataError
 from services.acs.roles import RoleCredentials
 
 log = logging.getLogger(__name__)
@@ -67,9 +68,9 @@ class RoleRefresher:
 
     def _read(self, namespace: str, tasks: dict[str, Task]) -> None:
         info: dict[str, Any] = json.loads(self._get(f"meta-data/{namespace}/info"))
-        updated = str(info["LastUpdated"]) if "LastUpdated" in info else ""
-        if not updated:
-            raise ValueError("its info has no LastUpdated")
+        updated = str(info.get("LastUpdated") or "")
+        if datetime.fromisoformat(updated).tzinfo is None:  # which raises ValueError itself for what is no time
+            raise ValueError(f"the LastUpdated of its info, {updated!r}, has no time zone")
         if self._complete.get(namespace) == updated:
             return
         complete = True

@@ -35,6 +35,10 @@ TRANSIENT = ("ThrottlingException", "ServerException", "LimitExceededException")
 TERMINAL_CODES = ("InvalidParameterException", "ClientException")
 TYPE_CHANGE = "Container instance type changes are not supported."
 NO_CLUSTER = "Cluster not found."
+TERMINAL_ERROR = "Received terminal error from RegisterContainerInstance call, exiting"
+NON_TERMINAL_ERROR = (
+    "Received non-terminal error from RegisterContainerInstance call, retrying with exponential backoff"
+)
 WINDOW_SECONDS = 3600.0
 ATTEMPT_START, ATTEMPT_MAXIMUM = 3.0, 192.0
 RETRY_START, RETRY_MAXIMUM = 0.5, 15.0  # between whole registrations, as the reference's supervisor restarts it
@@ -109,13 +113,12 @@ class Registrar:
             try:
                 return self._register(place, offer)
             except Terminal as error:
-                text = "Received terminal error from RegisterContainerInstance call, exiting"
-                log.error(text, **fields(error=str(error)))
+                log.error(TERMINAL_ERROR, **fields(error=str(error)))
                 log.critical("Agent will terminally exit, unable to register container instance: %s", error)
                 raise
             except (ApiError, Temporary) as error:
-                log.error("Unable to register as a container instance with ECS", **fields(error=str(error)))
                 delay = backoff.delay()
+                log.error(NON_TERMINAL_ERROR, **fields(error=str(error), seconds=delay))
                 self._complain(f"not registered: {error}; the next attempt follows in {delay:.0f} s")
                 self._pause(delay)
 
@@ -171,6 +174,7 @@ class Registrar:
         """One registration, again while ECS is overloaded, for an hour at most. Raises ApiError."""
         end, delay = time.monotonic() + WINDOW_SECONDS, ATTEMPT_START
         while True:
+            log.info("Remaining memory", **fields(remainingMemory=_memory(offer)))
             document, signature = self._identity()
             body = wire.register_instance(
                 instance.cluster, token, document, signature, offer.attributes, offer.resources,
@@ -178,13 +182,12 @@ class Registrar:
             )  # fmt: skip
             try:
                 return self._api.call("RegisterContainerInstance", body)
-            except ApiError as error:
-                if error.code not in TRANSIENT or time.monotonic() + delay > end:
+            except (ApiError, Temporary) as error:
+                log.error("Unable to register as a container instance with ECS", **fields(error=str(error)))
+                transient = isinstance(error, ApiError) and error.code in TRANSIENT
+                if not transient or time.monotonic() + delay > end:
                     raise
-                text = (
-                    "Received non-terminal error from RegisterContainerInstance call, retrying with exponential backoff"
-                )
-                log.warning(text, **fields(error=str(error), seconds=delay))
+                log.error(NON_TERMINAL_ERROR, **fields(error=str(error), seconds=delay))
             self._pause(delay + random.uniform(0.0, 0.2 * delay))
             delay = min(ATTEMPT_MAXIMUM, delay * 2)
 
@@ -199,15 +202,21 @@ class Registrar:
         return error
 
     def _check(self, wanted: Sequence[Mapping[str, str]], found: Mapping[str, Any]) -> None:
-        """Every attribute with a value must come back with it; names alone cannot fail."""
-        missing = [a["name"] for a in wanted if a.get("value", "") != _value(found, a["name"])]
+        """Every attribute with a value must come back with it; names alone cannot fail, and of a name the last counts.
+
+        ECS keeps one value per name, so an earlier one that differs is not missing.
+        """
+        values = {a["name"]: a.get("value", "") for a in wanted}
+        missing = [name for name, value in values.items() if value != _value(found, name)]
         if missing:
             hint = " Check ECS_INSTANCE_ATTRIBUTES" if self._settings.attributes else ""
             raise AttributesRefused(f"Attribute validation failed: ECS did not keep {', '.join(missing)}.{hint}")
 
 
 def _value(found: Mapping[str, Any], name: str) -> str:
-    for entry in found.get("attributes") or ():
-        if isinstance(entry, Mapping) and entry.get("name") == name:
-            return str(entry.get("value") or "")
-    return ""
+    values = [e.get("value") for e in found.get("attributes") or () if isinstance(e, Mapping) and e.get("name") == name]
+    return str(values[-1] or "") if values else ""
+
+
+def _memory(offer: Offer) -> int:
+    return sum(int(r.get("integerValue") or 0) for r in offer.resources if r.get("name") == "MEMORY")

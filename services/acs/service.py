@@ -23,10 +23,10 @@ from common.discovery import Discovery
 from common.errors import AgentError, Temporary
 from common.keep import keep
 from common.logs import fields
+from common.metadata import Metadata, MetadataError
 from common.model.agent import DockerFacts, Session
 from common.own_keys import OwnCredentials
 from common.process import Context
-from common.proxy import default_no_proxy
 from common.version import COMMIT, VERSION
 from common.wire import ecs as wire
 from services.acs import devices, host, identity, lifecycle, tags
@@ -35,13 +35,12 @@ from services.acs.attributes import Situation, attributes, not_offered
 from services.acs.ecs import EcsClient
 from services.acs.handlers import Handlers
 from services.acs.instance import InstanceRecord, give_up_the_other
-from services.acs.metadata import Metadata
 from services.acs.refresher import RoleRefresher
 from services.acs.registration import Offer, Registrar, restored
 from services.acs.roles import RoleCredentials
-from services.acs.session import INACTIVE, Timings
 from services.acs.session import Session as AcsSession
-from services.acs.settings import Settings, from_config, routes_are_ipv6_only
+from services.acs.session import Timings
+from services.acs.settings import Settings, from_config
 from services.acs.submission import Submission
 from services.acs.words import SKEW_SECONDS, skewed
 
@@ -61,8 +60,7 @@ def serve(context: Context) -> int:
     """Run until the process is to stop. Raises Terminal for what a restart would not mend."""
     log.info("Starting Amazon ECS Agent", **fields(version=VERSION, commit=COMMIT))
     log.info("Loading configuration")
-    settings = from_config(context.config, routes_are_ipv6_only())
-    default_no_proxy(settings.docker_socket)
+    settings = from_config(context.config)
     if settings.verify is False:
         log.warning("certificates are not verified (-k): anyone between this machine and AWS can read and change all")
     agent = Agent(context, settings)
@@ -123,7 +121,7 @@ class Agent:
             self._api, self._record, self._settings, _first_from(document, self._identity), self._wait,
             self._context.not_ready,
         )  # fmt: skip
-        self._registered_as = self._offer(new=not first.arn)
+        self._registered_as = self._offer(not first.arn, self._ec2_tags())
         if not self._context.wait_for_rules():
             return
         self._registrar.register(self._place, self._registered_as)
@@ -173,7 +171,7 @@ class Agent:
         volumes = self._bus.durable.all(keys.VOLUME) if self._settings.task_volumes else {}
         return devices.presence(self._settings.task_eni, volumes)
 
-    def _offer(self, new: bool) -> Offer:
+    def _offer(self, new: bool, ec2_tags: Mapping[str, str]) -> Offer:
         situation = Situation(
             self._context.config, self._settings, self._facts, self._host, self._place.outpost_arn
         )  # fmt: skip
@@ -190,7 +188,7 @@ class Agent:
             resources=wire.resources(
                 self._host.cpus * 1024, memory, self._settings.reserved_ports, self._settings.reserved_ports_udp
             ),
-            tags={**self._ec2_tags(), **self._settings.tags},
+            tags={**ec2_tags, **self._settings.tags},
             gpu_ids=self._host.gpus.ids if self._host.gpus else None,
         )
 
@@ -199,11 +197,13 @@ class Agent:
         backoff = Backoff(1.0, 30.0)
         while self._settings.propagate_ec2_tags:
             try:
+                if not self._place.instance_id:
+                    self._place = replace(self._place, instance_id=self._metadata.meta("instance-id"))
                 return tags.instance_tags(self._settings, self._credentials, self._place.instance_id, self._api.now())
-            except Temporary as error:
-                self._context.not_ready(str(error))
+            except (Temporary, MetadataError) as error:
+                self._context.not_ready(f"the tags of the instance are not known: {error}")
                 if not self._wait(backoff.delay()):
-                    raise
+                    raise Temporary("the process is to stop") from error
         return {}
 
     def _start_jobs(self) -> None:
@@ -257,13 +257,13 @@ class Agent:
 
     # -- keeping house -------------------------------------------------------------------------
 
-    def _announce(self, connected: bool, reason: str) -> None:
+    def _announce(self, connected: bool, reason: str, inactive: bool = False) -> None:
         """Publish how the session stands; never in the way of the session itself."""
         document = self._document
         since = document.since if document.connected == connected and document.since else time.time()
         self._document = changed(
             document, revision=document.revision + 1, connected=connected, since=since, reason=reason,
-            inactive=not connected and INACTIVE in reason,
+            inactive=inactive,
         )  # fmt: skip
         gevent.spawn(self._publish_session)
         if connected:
@@ -347,7 +347,7 @@ class Agent:
         if facts is None or facts == self._facts or not facts.usable_api_versions:
             return
         self._facts = facts
-        offer = self._offer(new=False)
+        offer = self._offer(False, self._registered_as.tags)  # EC2 is not asked again: it could hold up everything
         if offer.attributes == self._registered_as.attributes:
             return
         log.info("the capabilities of this instance changed; it is registered again")

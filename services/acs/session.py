@@ -108,12 +108,13 @@ class Session:
         instance_arn: str,
         docker_version: str,
         receiver: Receiver,
-        announce: Callable[[bool, str], None],
+        announce: Callable[[bool, str, bool], None],
         stopping: gevent.event.Event,
         now: Callable[[], float] = time.time,
         timings: Timings | None = None,
         heard: Callable[[], None] = lambda: None,
     ) -> None:
+        """`announce` is told whether there is a session, why (not), and whether the instance is deregistered."""
         self._settings, self._credentials, self._discovery = settings, credentials, discovery
         self._arn, self._docker_version, self._receiver = instance_arn, docker_version, receiver
         self._announce, self._stopping, self._now = announce, stopping, now
@@ -132,6 +133,10 @@ class Session:
                 self._one_connection()
             except AgentError as error:
                 self._after(error)
+            except Exception as error:
+                # Whoever looks into it needs the traceback; the session goes on as after any failed attempt.
+                log.critical("an attempt to hold a session with ACS failed unexpectedly", exc_info=True)
+                self._after(AgentError(f"{type(error).__name__}: {error}"))
 
     def stop(self) -> None:
         """End the connection; `run` returns soon after."""
@@ -145,7 +150,7 @@ class Session:
         if follows is Next.AT_ONCE:
             self._backoff.reset()
             log.info("the ACS session ended (%s); connecting again", error)
-            self._announce(False, f"{error}; connecting again")
+            self._announce(False, f"{error}; connecting again", False)
             return
         delay = self._timings.inactive if follows is Next.INACTIVE else self._backoff.delay()
         if follows is Next.INACTIVE:
@@ -157,7 +162,7 @@ class Session:
             log.warning(
                 "the ACS session ended or could not be made: %s; the next attempt follows in %.2f s", error, delay
             )
-        self._announce(False, str(error))
+        self._announce(False, str(error), follows is Next.INACTIVE)
         self._stopping.wait(delay)
 
     def _one_connection(self) -> None:
@@ -166,7 +171,7 @@ class Session:
         self._channel = channel
         self._send_credentials = False
         log.info("Beginning Polling for updates")
-        self._announce(True, "connected")
+        self._announce(True, "connected", False)
         heartbeat = _Deadline()
         timers: list[gevent.Greenlet[..., None]] = [
             gevent.spawn(self._watch_heartbeat, channel, heartbeat),

@@ -6,13 +6,12 @@ The rest of the package never sees a configuration key, so a test builds Setting
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from common import discovery
-from common.discovery import configured, configured_api, with_scheme
+from common.discovery import checked, configured, configured_api
 from common.trust import verification
 from common.wire.ecs import BindingRules
 
@@ -48,11 +47,9 @@ class Settings:
     max_attempts: int = 3
     spot_draining: bool = False
     warm_pools: bool = False
-    updates_enabled: bool = False
     task_eni: bool = False
     task_volumes: bool = False  # EBS volumes of tasks
     bindings: BindingRules = field(default_factory=BindingRules)
-    docker_socket: str = "/var/run/docker.sock"
 
     @property
     def cluster_name(self) -> str:
@@ -65,17 +62,15 @@ class Settings:
         return discovery.user_agent(self.os_family)
 
 
-def from_config(config: Mapping[str, Any], ipv6_only: bool) -> Settings:
-    """The settings of this process. `ipv6_only` is what the routes of this machine say (spec 01 §3.6)."""
-    family = str(config["ECS_INSTANCE_IP_COMPATIBILITY"])
-    ipv6_only = family == DUAL_STACK_ONLY if family else ipv6_only
-    exclude_ipv6 = config["ECS_EXCLUDE_IPV6_PORTBINDING"]
+def from_config(config: Mapping[str, Any]) -> Settings:
+    """The settings of this process. Raises Temporary for an endpoint that is no URL."""
+    ipv6_only = config["ECS_INSTANCE_IP_COMPATIBILITY"] == DUAL_STACK_ONLY
     return Settings(
         cluster=config["ECS_CLUSTER"],
         region=config["AWS_DEFAULT_REGION"],
         backend_host=configured_api(config),
         ec2_endpoint=configured(config, "AWS_ENDPOINT_URL_EC2", "AWS_ENDPOINT_URL"),
-        acs_endpoint=with_scheme(config["ECS_ACS_ENDPOINT"]),
+        acs_endpoint=checked("ECS_ACS_ENDPOINT", config["ECS_ACS_ENDPOINT"]),
         external=bool(config["ECS_EXTERNAL"]),
         no_identity_document=bool(config["NoIID"] or config["ECS_EXTERNAL"]),
         verify=verification(config["AWS_CA_BUNDLE"]),
@@ -95,32 +90,7 @@ def from_config(config: Mapping[str, Any], ipv6_only: bool) -> Settings:
         max_attempts=max(1, int(config["AWS_MAX_ATTEMPTS"])),
         spot_draining=bool(config["ECS_ENABLE_SPOT_INSTANCE_DRAINING"]),
         warm_pools=bool(config["ECS_WARM_POOLS_CHECK"]),
-        updates_enabled=bool(config["ECS_UPDATES_ENABLED"]),
         task_eni=bool(config["ECS_ENABLE_TASK_ENI"]),
         task_volumes=bool(config["ECS_EBSTA_SUPPORTED"]),
-        bindings=BindingRules(
-            exclude_ipv6=(not ipv6_only) if exclude_ipv6 is None else bool(exclude_ipv6), exclude_ipv4=ipv6_only
-        ),
-        docker_socket=re.sub(r"^unix://", "", config["DOCKER_HOST"]) or "/var/run/docker.sock",
+        bindings=BindingRules(exclude_ipv6=bool(config["ECS_EXCLUDE_IPV6_PORTBINDING"]), exclude_ipv4=ipv6_only),
     )
-
-
-def routes_are_ipv6_only(route_v4: str = "/proc/net/route", route_v6: str = "/proc/net/ipv6_route") -> bool:
-    """True when this machine has a default route with a gateway in IPv6 and none in IPv4 (proc(5))."""
-    return _has_ipv6_gateway(route_v6) and not _has_ipv4_gateway(route_v4)
-
-
-def _lines(path: str) -> list[list[str]]:
-    if not os.path.exists(path):
-        return []
-    with open(path, encoding="ascii", errors="replace") as file:
-        return [line.split() for line in file]
-
-
-def _has_ipv4_gateway(path: str) -> bool:
-    return any(len(f) > 7 and f[1] == "0" * 8 and f[7] == "0" * 8 and f[2] != "0" * 8 for f in _lines(path)[1:])
-
-
-def _has_ipv6_gateway(path: str) -> bool:
-    zero = "0" * 32
-    return any(len(f) > 9 and f[0] == zero and f[1] == "00" and f[4] != zero for f in _lines(path))

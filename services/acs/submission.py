@@ -192,7 +192,7 @@ class Submission:
         pauses = _Pauses()
         try:
             while lane.reports and not self._stopping:
-                settled, pause = self._send_first(lane.reports[0], pauses)
+                settled, pause = self._try_first(lane.reports[0], pauses)
                 if settled:
                     lane.reports.popleft()
                 if pause:
@@ -203,8 +203,19 @@ class Submission:
             lane.sending = False
             self.outbox.tidy(arn)
 
-    def _send_first(self, report: Report, pauses: _Pauses) -> tuple[bool, float]:
+    def _try_first(self, report: Report, pauses: _Pauses) -> tuple[bool, float]:
         """Try to settle one report; answers whether it is settled, and the pause in seconds before going on."""
+        try:
+            return self._send_first(report, pauses)
+        except Temporary:
+            raise
+        except Exception:
+            # Whatever it was: without its sender the task's last report would wait for the next start of the agent.
+            pause = pauses.after(None)
+            log.exception("a report of %s failed unexpectedly; it is sent again in %.2f s", report.task.arn, pause)
+            return False, pause
+
+    def _send_first(self, report: Report, pauses: _Pauses) -> tuple[bool, float]:
         if report.attachment:
             return self._send_task_attachment(report.attachment, pauses)
         sent = self._sent.get(report.task.arn, NOTHING)
@@ -266,6 +277,9 @@ class Submission:
             except (ApiError, Temporary) as error:
                 pause = pauses.after(error if isinstance(error, ApiError) else None)
                 log.warning("%s; the report of the attachment %s is sent again in %.2f s", error, id_, pause)
+            except Exception:
+                pause = pauses.after(None)
+                log.exception("the report of the attachment %s failed; it is sent again in %.2f s", id_, pause)
             gevent.sleep(pause)
 
     def _attach_once(self, id_: str, operation: str, permit: AbstractContextManager[Any]) -> bool:

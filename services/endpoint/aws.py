@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import gevent
 
+from common.discovery import error_code
+from common.proxy import through_proxy
 from common.trust import verification
 from common.version import COMMIT, VERSION
 
@@ -108,10 +110,13 @@ class Ecs:
             parameter_validation=False,
         )
         keys = keys or self._own_keys()
-        return self._session.create_client(
-            "ecs", region_name=region or self.region, endpoint_url=self.url or None,
-            verify=None if self.verify else False, config=config, aws_access_key_id=keys.access_key,
-            aws_secret_access_key=keys.secret_key, aws_session_token=keys.token or None,
+        return through_proxy(
+            lambda proxies: self._session.create_client(
+                "ecs", region_name=region or self.region, endpoint_url=self.url or None,
+                verify=None if self.verify else False, config=config.merge(Config(proxies=proxies)),
+                aws_access_key_id=keys.access_key, aws_secret_access_key=keys.secret_key,
+                aws_session_token=keys.token or None,
+            )
         )  # fmt: skip
 
     def _own_keys(self) -> Keys:
@@ -148,8 +153,7 @@ def _ecs_error(error: Any, seen: Mapping[str, Any]) -> Exception:
     except ValueError as problem:
         return ValueError(f"deserialization failed, failed to decode response body, {problem}")
     body = body if isinstance(body, dict) else {}
-    code = headers.get("x-amzn-errortype") or body.get("code") or body.get("__type") or ""
-    code = str(code).split(":", 1)[0].rpartition("#")[2]
+    code = error_code(headers.get("x-amzn-errortype", ""), body)
     message = body.get("message") or body.get("Message") or ""
     if not message and not _is_modelled(code):
         message = "UnknownError"

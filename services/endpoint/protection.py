@@ -97,7 +97,7 @@ def decode(data: bytes) -> tuple[bool | None, int | None]:
         raise gojson.WrongType(f"json: cannot unmarshal {gojson.kind_of(value)}")
     enabled: bool | None = None
     minutes: int | None = None
-    for key, member in value.members:
+    for key, member in value:
         name = key.casefold()
         if name == "protectionenabled":
             if member is not None and not isinstance(member, bool):

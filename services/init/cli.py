@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from common.config import service_host
 from common.version import COMMIT, VERSION
 from services.init import gpu, host, launch, predecessor, state
 from services.init.errors import NetfilterError, NotPossibleHere, RouteError, SysctlError
@@ -115,9 +116,9 @@ def _make_directories(merged: Mapping[str, str]) -> None:
     for path in (*_DIRECTORIES, merged["ECS_DATADIR"]):
         Path(path).mkdir(mode=0o755, parents=True, exist_ok=True)
     try:
-        Path(launch.EBS_DIRECTORY).mkdir(mode=0o755, parents=True, exist_ok=True)
+        Path(service_host.EBS_DIRECTORY).mkdir(mode=0o755, parents=True, exist_ok=True)
     except OSError as error:
-        log.error("cannot make %s, so no EBS volume can be attached: %s", launch.EBS_DIRECTORY, error)
+        log.error("cannot make %s, so no EBS volume can be attached: %s", service_host.EBS_DIRECTORY, error)
 
 
 def post_stop(environ: Mapping[str, str]) -> None:

@@ -20,11 +20,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from common.config.service_host import GPU_DEVICES as DEVICES
 from common.errors import AgentError
 
 FILE = Path("/var/lib/ecs/gpu/nvidia-gpu-info.json")
 LIBRARY = "libnvidia-ml.so.1"
-DEVICES = "/dev/nvidia*"
 _CHECKS, _PAUSE_SECONDS = 11, 3.0  # one look and ten more: the device files appear late at boot (spec 09 §4.2)
 _VERSION_BYTES, _UUID_BYTES = 80, 96  # NVML_SYSTEM_DRIVER_VERSION_BUFFER_SIZE, NVML_DEVICE_UUID_V2_BUFFER_SIZE
 _NOTICE = (

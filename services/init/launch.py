@@ -13,61 +13,35 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from common import command
+from common.config import service_env as environment
+from common.config.rules import INSTALLED_RUN_DIR
+from common.config.service_host import look
+from common.config.service_host import read as _read
 from common.tree.run import INIT_LOG, interpreter_flags
-from services.init import environment, gpu, initlog
+from services.init import gpu, initlog
 
-EBS_DIRECTORY = "/mnt/ecs/ebs"
-OS_RELEASE = "/etc/os-release"
 PID_FILE = "start.pid"
 AGENT_MODULE = "common.tree.cli"
 STOP_SECONDS = 85.0  # below the unit's TimeoutStopSec of 90 s, above the 56 s that the tree may take
-_REALM_SECONDS = 10.0
 
 
 def environment_of(environ: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
     """The environment of the service from this environment and the configuration files, and notes for the operator."""
     instance, user = _read(environment.INSTANCE_FILE), _read(environment.USER_FILE)
-    files = environment.merge(instance, user, True)
-    found = environment.Host(
-        os_release=_read(OS_RELEASE),
-        ebs_directory=os.path.isdir(EBS_DIRECTORY),
-        gpu_devices=gpu.present(),
-        domain_joined=environment.as_systemd("ECS_GMSA_SUPPORTED", environ, files) == "true" and _domain_joined(),
-    )
-    return environment.build(environ, instance, user, found)
+    return environment.build(environ, instance, user, look(environ, environment.merge(instance, user, True)))
 
 
 def wants_gpus() -> bool:
     """Whether the files ask for GPU support; an instance file that does waits for the driver (spec 09 §4.2, §10)."""
     instance, user = _read(environment.INSTANCE_FILE), _read(environment.USER_FILE)
-    late = environment.parse(instance).get(environment.GPU) == "true"
+    late = environment.parse(instance)[0].get(environment.GPU) == "true"
     return environment.merge(instance, user, late and gpu.present(wait=True)).get(environment.GPU) == "true"
 
 
 def run_directory(environ: Mapping[str, str]) -> Path:
     """Where the running service keeps its pid, rules and sockets."""
     files = environment.merge(_read(environment.INSTANCE_FILE), _read(environment.USER_FILE), False)
-    return Path(files.get("ECS_RUN_DIR") or environ.get("ECS_RUN_DIR") or environment.RUN_DIRECTORY)
-
-
-def _domain_joined() -> bool:
-    """Whether `realm list` names a realm (spec 09 §12.2); a tool that is missing or hangs means no."""
-    realm = command.find("realm")
-    if realm is None:
-        return False
-    try:
-        return "realm-name" in command.run((realm, "list"), _REALM_SECONDS).out
-    except command.CommandFailed:
-        return False
-
-
-def _read(path: str) -> str:
-    """A file that cannot be read counts as empty, as in the reference (spec 09 §4.2)."""
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="surrogateescape")
-    except OSError:
-        return ""
+    return Path(files.get("ECS_RUN_DIR") or environ.get("ECS_RUN_DIR") or INSTALLED_RUN_DIR)
 
 
 def become_agent(values: Mapping[str, str]) -> None:

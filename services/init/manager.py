@@ -33,7 +33,7 @@ from services.init.rules import (
     go_boolean,
     removal_order,
 )
-from services.init.ruleset import Ruleset, copies, misplaced
+from services.init.ruleset import Ruleset, below_block, copies, hidden
 
 SKIP_FILTER = "ECS_SKIP_LOCALHOST_TRAFFIC_FILTER"
 ALLOW_OFFHOST = "ECS_ALLOW_OFFHOST_INTROSPECTION_ACCESS"
@@ -228,14 +228,22 @@ class Manager:
             for _ in range(found - 1):
                 self._netfilter.delete(rule)
             return rule.name
-        reason = misplaced(rule, self._wanted, ruleset)
-        if reason and self._monotonic() - self._moved.get(rule.name, -_MOVE_AGAIN_SECONDS) >= _MOVE_AGAIN_SECONDS:
+        reason = below_block(rule, self._wanted, ruleset) or self._hidden(rule, ruleset)
+        if not reason:
+            return ""
+        self._log.warning("%s; it is moved to the head of %s", reason, rule.chain)
+        self._netfilter.delete(rule)
+        self._netfilter.add(rule)
+        return rule.name
+
+    def _hidden(self, rule: Rule, ruleset: Ruleset) -> str:
+        """Why other software's rules call for a move now; empty when they do not, or did a moment ago."""
+        if self._monotonic() - self._moved.get(rule.name, -_MOVE_AGAIN_SECONDS) < _MOVE_AGAIN_SECONDS:
+            return ""
+        reason = hidden(rule, self._wanted, ruleset)
+        if reason:
             self._moved[rule.name] = self._monotonic()
-            self._log.warning("%s; it is moved to the head of %s", reason, rule.chain)
-            self._netfilter.delete(rule)
-            self._netfilter.add(rule)
-            return rule.name
-        return ""
+        return reason
 
     def _is_owned(self, rule: Rule) -> bool:
         assert self.state is not None

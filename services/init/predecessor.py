@@ -41,17 +41,25 @@ def warn_of_database(data: Path, log: logging.Logger) -> bool:
     return True
 
 
-def wait_and_remove(socket_path: str, log: logging.Logger, stopping: Callable[[float], bool]) -> None:
-    """The same in the background, for a Docker that was not up at the start; ends when it answered or `stopping`."""
-    backoff = Backoff(1.0, 15.0)
+def wait_and_remove(socket_path: str, log: logging.Logger, stopping: Callable[[float], bool]) -> bool:
+    """The same in the background, for a Docker that was not up at the start or refused.
+
+    True when there is no such container any more; False when `stopping` came first.
+    """
+    backoff = Backoff(0.5, 3.0)  # engine and acs wait for this: not long after Docker has come
+    told = ""
     while True:
         try:
             remove_agent_container(socket_path, log)
-            return
-        except OSError as error:
+            return True
+        except DockerAway as error:
             log.debug("no look for the container ecs-agent yet: %s", error)
+        except OSError as error:
+            if str(error) != told:
+                log.error("could not remove existing Agent container: %s; trying again", error)
+            told = str(error)
         if stopping(backoff.delay()):
-            return
+            return False
 
 
 def remove_agent_container(socket_path: str, log: logging.Logger) -> bool:

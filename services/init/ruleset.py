@@ -27,6 +27,9 @@ _ALIASES = {
 }  # fmt: skip
 _TERMINAL_TARGETS = frozenset({"ACCEPT", "DROP", "REJECT"})
 _IMPLIED_MATCHES = frozenset({("-m", "tcp"), ("-m", "udp")})
+_WITHOUT_CONDITION = frozenset({("-m", "comment"), ("-m", "multiport")})  # what they ask for is in their options
+_TRANSPORTS = frozenset({("-p", "tcp"), ("-p", "udp")})
+_PORT_SETS = frozenset({"--dport", "--dports", "--ports"})
 
 
 class Listed(Struct, frozen=True):
@@ -99,26 +102,66 @@ def copies(rule: Rule, ruleset: Ruleset) -> int:
     return ruleset.get((rule.family, rule.table, rule.chain), []).count(canonical(rule.args))
 
 
-def misplaced(rule: Rule, rules: Sequence[Rule], ruleset: Ruleset) -> str:
-    """Why the rule, which is present, cannot do its work where it is; empty when it can."""
+def below_block(rule: Rule, rules: Sequence[Rule], ruleset: Ruleset) -> str:
+    """Says so when R4, which is present, is below R3; empty otherwise. An R3 that was put back is above it."""
+    if rule.id != "R4":
+        return ""
+    above = _above(rule, ruleset)
+    blocks = [other for other in rules if other.id == "R3" and other.family == rule.family]
+    if any(canonical(block.args) in above for block in blocks):
+        return f"{rule.name} is below R3, which drops what it should accept"
+    return ""
+
+
+def hidden(rule: Rule, rules: Sequence[Rule], ruleset: Ruleset) -> str:
+    """Which rule of other software keeps this one, which is present, from its work; empty when none does."""
     if rule.action != "insert":
         return ""
-    chain = ruleset.get((rule.family, rule.table, rule.chain), [])
     own = canonical(rule.args)
-    above = chain[: chain.index(own)] if own in chain else []
-    if rule.id == "R4":
-        blocks = [other for other in rules if other.id == "R3" and other.family == rule.family]
-        if any(canonical(block.args) in above for block in blocks):
-            return f"{rule.name} is below R3, which drops what it should accept"
     ours = {canonical(other.args) for other in rules}
-    for earlier in above:
+    for earlier in _above(rule, ruleset):
         if earlier not in ours and _hides(earlier, own):
             return f"{rule.name} is below a rule that decides first ({' '.join(earlier.target)})"
     return ""
+
+
+def _above(rule: Rule, ruleset: Ruleset) -> list[Listed]:
+    chain = ruleset.get((rule.family, rule.table, rule.chain), [])
+    own = canonical(rule.args)
+    return chain[: chain.index(own)] if own in chain else []
 
 
 def _hides(earlier: Listed, own: Listed) -> bool:
     """Whether `earlier` takes every packet of `own`, with another outcome: fewer conditions match more packets."""
     if len(earlier.target) < 2 or earlier.target[1] not in _TERMINAL_TARGETS or earlier.target == own.target:
         return False
-    return earlier.conditions <= own.conditions
+    return all(_meets(own, condition) for condition in earlier.conditions)
+
+
+def _meets(own: Listed, condition: tuple[str, ...]) -> bool:
+    """Whether every packet of `own` meets a condition of somebody else's rule.
+
+    A rule of ours without a protocol is there for services on TCP and UDP: one that takes all of either comes first.
+    """
+    if condition in own.conditions or condition in _WITHOUT_CONDITION or condition[0] == "--comment":
+        return True
+    if condition in _TRANSPORTS:
+        return not any(mine[0] == "-p" for mine in own.conditions)
+    if condition[0] in _PORT_SETS and len(condition) == 2:
+        wanted = next((mine[1] for mine in own.conditions if mine[0] == "--dport"), "1:65535")
+        return any(_within(wanted, ports) for ports in condition[1].split(","))
+    return False
+
+
+def _within(wanted: str, ports: str) -> bool:
+    """Whether a port or range `first:last` lies in another; a name of a service or a broken range does not hold it."""
+    (low, high), (first, last) = _bounds(wanted), _bounds(ports)
+    return first <= low and high <= last
+
+
+def _bounds(ports: str) -> tuple[int, int]:
+    first, colon, last = ports.partition(":")
+    try:
+        return int(first), int(last) if colon else int(first)
+    except ValueError:
+        return 1, 0  # no port at all

@@ -5,13 +5,14 @@ from common.config.kinds import (
     DURATION,
     LENIENT_MAP,
     MIB,
+    PIDS,
     PORT_RANGE,
     PORTS,
+    SOME_STRINGS,
     STRING,
     STRINGS,
     SWITCH,
     SWITCH_ON,
-    TRIMMED_INTEGER,
 )
 from common.config.option import Bounds, Option
 
@@ -51,9 +52,8 @@ RESERVATION = (
             "host port.",
     ),
     Option(
-        "ECS_TASK_PIDS_LIMIT", TRIMMED_INTEGER, "0", json="TaskPidsLimit", windows="unsupported", used_by="engine",
-        bounds=Bounds(1, 0, 4194304, 0, when="environment"),
-        doc="`pids.max` of each task's cgroup, from 1 to 4194304. 0 means no limit, and so does a value outside.",
+        "ECS_TASK_PIDS_LIMIT", PIDS, default_text="no limit", json="TaskPidsLimit", windows="unsupported",
+        used_by="engine", doc="`pids.max` of each task's cgroup, from 1 to 4194304. A value outside means no limit.",
     ),
     Option(
         "ECS_CGROUP_PATH", STRING, "/sys/fs/cgroup", json="CgroupPath", windows="not used", used_by="engine",
@@ -137,7 +137,7 @@ CAPABILITIES = (
             "(`docs/volumes.md`). `EBSTASupportEnabled: true` in the JSON file beats `false` here.",
     ),
     Option(
-        "ECS_VOLUME_PLUGIN_CAPABILITIES", STRINGS, "[]", json="VolumePluginCapabilities", installed='["efsAuth"]',
+        "ECS_VOLUME_PLUGIN_CAPABILITIES", SOME_STRINGS, "[]", json="VolumePluginCapabilities", installed='["efsAuth"]',
         used_by="acs, engine",
         doc="Each element `x` becomes the capability `ecs.capability.x`. `efsAuth` also moves EFS volumes to "
             "the ECS volume plugin.",

@@ -11,6 +11,8 @@ from common.config.kinds import (
 )
 from common.config.option import Option
 
+_PACKAGES = "the package manager updates this agent, and ECS is told `Updates are disabled`"
+
 IDENTITY = (
     Option(
         "ECS_CLUSTER", STRING, json="Cluster", trim=True, used_by="acs, engine, endpoint",
@@ -124,11 +126,11 @@ STATE = (
             "made from it.",
     ),
     Option(
-        "ECS_UPDATES_ENABLED", SWITCH, json="UpdatesEnabled", used_by="acs",
-        doc="Accept agent updates from ECS. When it is off they are refused with `Updates are disabled`.",
+        "ECS_UPDATES_ENABLED", SWITCH, json="UpdatesEnabled", used_by="nobody", no_effect=_PACKAGES,
+        doc="Accept agent updates from ECS.",
     ),
     Option(
-        "ECS_UPDATE_DOWNLOAD_DIR", STRING, json="UpdateDownloadDir", used_by="acs",
+        "ECS_UPDATE_DOWNLOAD_DIR", STRING, json="UpdateDownloadDir", used_by="nobody", no_effect=_PACKAGES,
         doc="Directory for a staged agent image and the file `desired-image`.",
     ),
     Option(

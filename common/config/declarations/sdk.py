@@ -5,7 +5,10 @@ from common.config.option import Option
 
 _CHAIN = "acs, engine, endpoint"
 _CLIENTS = "all AWS clients"
-_SERVICES = ("ECS", "EC2", "S3", "SSM", "SECRETS_MANAGER", "ECR", "FSX", "CLOUDWATCH_LOGS")
+_SERVICES = {name: "" for name in ("ECS", "EC2", "S3", "SSM", "SECRETS_MANAGER", "ECR")} | {
+    "FSX": "this agent never calls it",
+    "CLOUDWATCH_LOGS": "Docker sends the logs, not the agent",
+}
 
 PROXY = (
     Option(
@@ -17,8 +20,8 @@ PROXY = (
     Option(
         "NO_PROXY", STRING, aliases=("no_proxy",), used_by="all",
         default_text="`169.254.169.254,169.254.170.2,` and the path of `DOCKER_HOST`",
-        doc="Hosts, domains and networks that are reached directly. The default is put in place at the first "
-            "connection.",
+        doc="Hosts, domains and networks that are reached directly. The two addresses of the default are added to "
+            "any other value: metadata and credentials of a container never go through a proxy.",
     ),
     Option(
         "REQUEST_METHOD", STRING, used_by="all",
@@ -79,13 +82,19 @@ CLIENTS = (
     Option("AWS_USE_DUALSTACK_ENDPOINT", SDK_BOOL, used_by=_CLIENTS, doc="Dual-stack endpoints; not for EC2."),
     Option("AWS_ENDPOINT_URL", URL, used_by=_CLIENTS, doc="Endpoint of every AWS service that has no other setting."),
     *(
-        Option(f"AWS_ENDPOINT_URL_{service}", URL, used_by=_CLIENTS, doc="Endpoint of this one service.")
-        for service in _SERVICES
+        Option(
+            f"AWS_ENDPOINT_URL_{service}", URL, used_by="nobody" if no_effect else _CLIENTS, no_effect=no_effect,
+            doc="Endpoint of this one service.",
+        )
+        for service, no_effect in _SERVICES.items()
     ),
     Option(
         "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", SDK_BOOL, used_by=_CLIENTS,
         doc="Ignore configured endpoints; this includes `ECS_BACKEND_HOST`.",
     ),
     Option("AWS_MAX_ATTEMPTS", INTEGER, "3", used_by=_CLIENTS, doc="Attempts for one API call."),
-    Option("AWS_RETRY_MODE", STRING, "standard", used_by=_CLIENTS, doc="Retry mode of the SDK."),
+    Option(
+        "AWS_RETRY_MODE", STRING, "standard", used_by="nobody", no_effect="every client goes by the standard mode",
+        doc="Retry mode of the SDK.",
+    ),
 )  # fmt: skip

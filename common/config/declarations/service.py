@@ -17,6 +17,7 @@ from common.config.kinds import (
 from common.config.option import Option
 
 _NO_CONTAINER = "the agent does not run in a container"
+_NO_AWSVPC = "tasks in network mode `awsvpc` are refused"
 
 # Spec 01 §2.9.
 SERVICE = (
@@ -63,7 +64,8 @@ FILE_KEYS = (
         doc="Deprecated. In the file (not in user data) it is the cluster when `Cluster` is empty.",
     ),
     Option(
-        "OverrideAWSVPCLocalIPv4Address", CIDR, json="OverrideAWSVPCLocalIPv4Address", used_by="engine",
+        "OverrideAWSVPCLocalIPv4Address", CIDR, json="OverrideAWSVPCLocalIPv4Address", used_by="nobody",
+        no_effect=_NO_AWSVPC,
         doc="Fixed address of the bridge end of awsvpc tasks, instead of one from the address pool.",
     ),
     Option(
@@ -78,7 +80,7 @@ FILE_KEYS = (
     Option("PauseContainerTag", STRING, "0.1.0", json="PauseContainerTag", used_by="engine", doc="Its tag."),
     Option(
         "ENIPauseContainerCleanupDelaySeconds", INTEGER, "0", json="ENIPauseContainerCleanupDelaySeconds",
-        used_by="engine", doc="Seconds to wait before a network pause container is removed.",
+        used_by="nobody", no_effect=_NO_AWSVPC, doc="Seconds to wait before a network pause container is removed.",
     ),
     Option(
         "RuntimeStatsLogFile", STRING, "/log/agent-runtime-stats.log", json="RuntimeStatsLogFile", used_by="endpoint",
@@ -158,6 +160,16 @@ OWN = (
     Option(
         "ECS_LOCAL_PORT", integer(1, 65535), "51670", reference=False, used_by="local",
         doc="Loopback port of the embedded control plane.",
+    ),
+    Option(
+        "ECS_LOCAL_ASSUME_TASK_ROLES", BOOL, reference=False, used_by="local",
+        doc="Give tasks of the embedded control plane the credentials of their task role, assumed with your own, "
+            "instead of your own. A task whose role cannot be assumed is stopped.",
+    ),
+    Option(
+        "ECS_LOCAL_SECRETS_FILE", STRING, reference=False, used_by="local",
+        doc="JSON file of name (or ARN) and value, from which tasks of the embedded control plane get their secrets "
+            "and parameters instead of from AWS.",
     ),
     Option(
         "ECS_ENDPOINT_WORKERS", integer(0, 64), "0", reference=False, used_by="endpoint",

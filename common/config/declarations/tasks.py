@@ -3,6 +3,8 @@
 from common.config.kinds import CIDRS, COMMA_LIST, DURATION, INTEGER, STRING, SWITCH, SWITCH_ON, choice, integer
 from common.config.option import Bounds, Option
 
+_NO_AWSVPC = "tasks in network mode `awsvpc` are refused"
+
 NETWORK = (
     Option(
         "ECS_ENABLE_TASK_ENI", SWITCH, json="TaskENIEnabled", installed="true", windows="not used",
@@ -18,16 +20,17 @@ NETWORK = (
     ),
     Option(
         "ECS_CNI_PLUGINS_PATH", STRING, "/amazon-ecs-cni-plugins", windows="%ProgramFiles%\\Amazon\\ECS\\cni",
-        json="CNIPluginsPath", used_by="engine", doc="Directory of CNI plugins.",
+        json="CNIPluginsPath", used_by="nobody", no_effect=_NO_AWSVPC, doc="Directory of CNI plugins.",
     ),
     Option(
-        "ECS_AWSVPC_BLOCK_IMDS", SWITCH, json="AWSVPCBlockInstanceMetdata", windows="not used", used_by="engine",
+        "ECS_AWSVPC_BLOCK_IMDS", SWITCH, json="AWSVPCBlockInstanceMetdata", windows="not used",
+        used_by="nobody", no_effect=_NO_AWSVPC,
         doc="Keep tasks in network mode `awsvpc` from the instance metadata service. (The key in the JSON "
             "file is really spelled `Metdata`.)",
     ),
     Option(
         "ECS_AWSVPC_ADDITIONAL_LOCAL_ROUTES", CIDRS, "[]", json="AWSVPCAdditionalLocalRoutes", windows="not used",
-        used_by="engine",
+        used_by="nobody", no_effect=_NO_AWSVPC,
         doc="Networks that tasks in mode `awsvpc` reach through the host. A malformed list keeps the agent "
             "from starting.",
     ),

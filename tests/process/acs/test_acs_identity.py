@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from urllib.parse import parse_qs
 
 import pytest
+from msgspec.structs import replace
 
 from common import keys
 from common.bus import Change
@@ -176,3 +177,20 @@ def test_tags_of_the_ec2_instance_are_passed_on_and_local_ones_win(start_acs, co
     assert "/us-west-2/ec2/aws4_request" in authorization
     assert (asked["Action"], asked["MaxResults"]) == (["DescribeTags"], ["50"])
     assert asked["Filter.1.Value.1"] == ["i-0123456789abcdef0"]
+
+
+def test_a_changed_capability_is_registered_with_the_tags_of_the_first_time(
+    start_acs, control_plane, ec2, bus, eventually
+):
+    """EC2 is not asked again: while it does not answer, everything else that keeps house would wait."""
+    url, calls = ec2
+    env = {"ECS_CONTAINER_INSTANCE_PROPAGATE_TAGS_FROM": "ec2_instance", "AWS_ENDPOINT_URL_EC2": url}
+    start_acs(env=env, keep_house=0.05, capabilities=0.1)
+    eventually(lambda: control_plane.live, 15)
+    facts = bus.durable.get(keys.FACTS, keys.FACTS_ID)
+    more = replace(facts, revision=facts.revision + 1, volume_plugins=("vieux/sshfs",))
+    bus.durable.commit(Change().save(keys.FACTS, keys.FACTS_ID, more))
+    eventually(lambda: len(control_plane.bodies("RegisterContainerInstance")) == 2, 15)
+    first, second = control_plane.bodies("RegisterContainerInstance")
+    assert first["tags"] == second["tags"] != []
+    assert len(calls) == 1

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from gevent.pywsgi import WSGIServer
 
-from services.acs import metadata as module
-from services.acs.metadata import Metadata, MetadataError
+from common import metadata as module
+from common.metadata import Metadata, MetadataError
 
 
 class Service:

@@ -89,9 +89,9 @@ def test_how_certificates_are_checked_is_decided_in_one_place(monkeypatch):
     assert verification("/ca.pem", {INSECURE: "true"}) is False
     for environment, verify in (({}, True), ({"AWS_CA_BUNDLE": "/ca.pem"}, "/ca.pem")):
         config = load({"AWS_DEFAULT_REGION": "us-west-2", **environment})
-        assert telemetry_settings(config, "us-west-2").verify == from_config(config, False).verify == verify
+        assert telemetry_settings(config, "us-west-2").verify == from_config(config).verify == verify
     monkeypatch.setenv(INSECURE, "true")
-    assert telemetry_settings(config, "us-west-2").verify is from_config(config, False).verify is False
+    assert telemetry_settings(config, "us-west-2").verify is from_config(config).verify is False
     with pytest.raises(OSError, match=r"the CA bundle /no/such.pem \(AWS_CA_BUNDLE\) cannot be used: No such file"):
         tls_context("/no/such.pem")
 

@@ -76,6 +76,20 @@ def test_a_close_frame_is_answered_and_told(connected, eventually, code, text, e
     assert channel.send("x") is False
 
 
+def test_the_answer_to_a_close_frame_is_not_answered():
+    """One close frame from each side ends a connection (RFC 6455 §5.5.1)."""
+    ours, theirs = socket.socketpair()
+    channel = Channel(ours)
+    channel.close(1000, "")
+    theirs.sendall(b"\x88\x02\x03\xe8")
+    with pytest.raises(ChannelEnded, match="1000"):
+        channel.receive()
+    channel.cut("over")
+    with theirs:
+        sent = b"".join(iter(lambda: theirs.recv(100), b""))
+    assert len(sent) == 2 + 4 + 2  # head, mask and code of one frame
+
+
 @pytest.mark.parametrize(("end", "code"), [("fin", 1006), ("reset", 0)])
 def test_a_silent_end_differs_from_a_broken_connection(connected, end, code):
     """The first is followed by an immediate reconnect, the second by a pause."""

@@ -165,6 +165,16 @@ def test_r4_follows_when_docker_comes_late(running, host, eventually, name_bridg
     assert "put back" not in init.log()
 
 
+def test_a_service_is_not_ready_before_docker_has_told_of_the_go_agent(init, host, eventually, name_bridge):
+    """Case 80: the rules are there, but nothing registers beside a container ecs-agent that Docker may bring back."""
+    init.start(ECS_TREE_INIT_LOG=str(init.run_dir / "ecs-init.log"))
+    eventually(lambda: set(host.rules()) == ALL, seconds=15)
+    eventually(lambda: "waiting for Docker, to see that no container ecs-agent" in init.log())
+    assert "init is ready" not in init.log()
+    name_bridge(init)
+    eventually(lambda: "init is ready" in init.log(), seconds=10)
+
+
 def test_containers_and_host_processes_reach_the_endpoint(running, host, linked):
     """R1 with route_localnet for packets from a bridge, R5 with the route for local ones."""
     answer(host, 51679)

@@ -34,7 +34,7 @@ def start_service(init: Init, logs, eventually) -> subprocess.Popen[bytes]:
     process = init.spawn_verb("start", logs, **settings)
     eventually(lambda: process.poll() is not None or set(init.host.rules()) >= ALL, seconds=30, pause=0.1)
     log = logs / "ecs-init.log"
-    eventually(lambda: process.poll() is not None or "init is ready" in log.read_text(), seconds=15)
+    eventually(lambda: process.poll() is not None or "netfilter: installed" in log.read_text(), seconds=15)
     assert process.poll() is None, (init.run_dir / "start.out").read_text()
     return process
 
@@ -53,7 +53,7 @@ def test_start_is_the_tree_and_stop_ends_it_with_status_0(init, host, service, t
     assert host.rules() == [] and host.setting("net/ipv4/conf/all/route_localnet") == "0"
     log = tmp_path / "ecs-init.log"
     assert 'msg="netfilter: the rules are removed and the kernel settings put back"' in log.read_text()
-    assert stat.S_IMODE(log.stat().st_mode) == 0o644  # although the tree's umask is 077
+    assert stat.S_IMODE(log.stat().st_mode) == 0o644
     assert init.verb("post-stop").returncode == 0 and host.rules() == []
 
 

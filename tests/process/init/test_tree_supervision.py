@@ -147,11 +147,12 @@ def test_status_5_of_another_program_is_a_crash_like_any_other(failing, eventual
 
 
 def test_the_last_words_of_a_crash_go_into_the_log_of_ecs_init(failing, eventually):
-    """Case 37: status 2, at most 200 lines, both streams, as one message."""
+    """Case 37: status 2, at most 200 lines, both streams, as one message; the end by a signal as well."""
     eventually(lambda: "engine crashed" in failing.init_log())
     (line,) = [line for line in failing.init_log().splitlines() if "engine crashed" in line][:1]
     assert line.startswith("level=error time=") and line.endswith('\\nline 300\\ntrace"')
     assert "\\nline 102\\n" in line and "\\nline 101\\n" not in line
+    eventually(lambda: "acs crashed; its last output" in failing.init_log())
 
 
 def test_status_42_is_an_error_and_a_restart_like_any_other(failing, eventually):

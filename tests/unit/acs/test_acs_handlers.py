@@ -24,6 +24,7 @@ from services.acs.instance import InstanceRecord
 from services.acs.roles import RoleCredentials
 
 BASE = {"clusterArn": "arn:aws:ecs:r:1:cluster/c", "containerInstanceArn": "arn:aws:ecs:r:1:container-instance/i"}
+A, B = "arn:aws:ecs:r:1:task/c/a", "arn:aws:ecs:r:1:task/c/b"
 ROLE = {"credentialsId": "c-1", "accessKeyId": "A", "secretAccessKey": "S"}
 
 
@@ -83,7 +84,7 @@ def rig() -> Rig:
 def test_a_payload_without_its_three_names_is_ignored(rig):
     """No reply and no effect."""
     for missing in ("messageId", "clusterArn", "containerInstanceArn"):
-        assert rig.give("PayloadMessage", tasks=[{"arn": "a"}], **{missing: ""}) == []
+        assert rig.give("PayloadMessage", tasks=[{"arn": A}], **{missing: ""}) == []
     assert rig.commands() == []
 
 
@@ -97,20 +98,41 @@ def test_an_empty_payload_is_acknowledged(rig):
 def test_what_stops_is_handed_over_before_what_starts(rig):
     """Case 21: it gives its resources to what starts; the acknowledgement is one."""
     tasks = [
-        {"arn": "r1", "desiredStatus": "RUNNING"}, {"arn": "s1", "desiredStatus": "STOPPED"},
-        {"arn": "r2", "desiredStatus": "RUNNING"}, {"arn": "s2", "desiredStatus": "STOPPED"},
+        {"arn": A, "desiredStatus": "RUNNING"}, {"arn": "s1", "desiredStatus": "STOPPED"},
+        {"arn": B, "desiredStatus": "RUNNING"}, {"arn": "s2", "desiredStatus": "STOPPED"},
     ]  # fmt: skip
     assert rig.give("PayloadMessage", tasks=tasks) == ["AckRequest"]
-    assert [command.task.arn for command in rig.commands()] == ["s1", "s2", "r1", "r2"]
+    assert [command.task.arn for command in rig.commands()] == ["s1", "s2", A, B]
+
+
+@pytest.mark.parametrize("bad", ["task/c/a", "arn:aws:ecs:task", "", None])
+def test_an_arn_that_is_none_holds_back_the_acknowledgement_of_a_task_that_shall_run(rig, bad):
+    """It is handed over all the same, unless it is empty; one that shall stop is acknowledged."""
+    named = {} if bad is None else {"arn": bad}
+    good = {"arn": A, "desiredStatus": "RUNNING"}
+    assert rig.give("PayloadMessage", tasks=[{**named, "desiredStatus": "RUNNING"}, good]) == []
+    assert [command.task.arn for command in rig.commands()] == ([bad, A] if bad else [A])
+    assert rig.give("PayloadMessage", tasks=[{**named, "desiredStatus": "STOPPED"}]) == ["AckRequest"]
+    assert [command.task.arn for command in rig.commands()] == ([bad] if bad else [])
+    assert rig.rejected == []
+
+
+def test_a_task_that_stands_twice_in_a_payload_has_each_set_of_credentials_acknowledged(rig):
+    """Each task of the list has its own."""
+    task = {"arn": A, "desiredStatus": "RUNNING"}
+    roles = [{**ROLE, "credentialsId": id_} for id_ in ("c-1", "c-2")]
+    rig.give("PayloadMessage", tasks=[{**task, "roleCredentials": role} for role in roles])
+    assert [frame["message"].get("credentialsId") for frame in rig.channel.sent] == [None, "c-1", "c-2"]
+    assert {"c-1", "c-2"} == set(rig.bus.volatile.all(keys.CREDENTIALS))
 
 
 def test_a_task_that_cannot_run_is_reported_at_each_delivery_and_holds_back_all_acknowledgements(rig):
     """Cases 22 and 23: also those of the credentials of the task beside it, which runs."""
-    good = {"arn": "a", "desiredStatus": "RUNNING", "roleCredentials": ROLE}
-    bad = {"arn": "b", "desiredStatus": "RUNNING", "volumes": [{"name": "v", "type": "ebs"}]}
+    good = {"arn": A, "desiredStatus": "RUNNING", "roleCredentials": ROLE}
+    bad = {"arn": B, "desiredStatus": "RUNNING", "volumes": [{"name": "v", "type": "ebs"}]}
     for delivery in (1, 2):
         assert rig.give("PayloadMessage", tasks=[good, bad]) == []
-        assert [command.task.arn for command in rig.commands()] == ["a"]
+        assert [command.task.arn for command in rig.commands()] == [A]
         assert [change.reason for change in rig.rejected] == [
             'UnrecogniedTaskError: Error loading task - unrecognized volume type: "ebs"'
         ] * delivery
@@ -118,24 +140,24 @@ def test_a_task_that_cannot_run_is_reported_at_each_delivery_and_holds_back_all_
 
 def test_task_level_overrides_are_not_looked_at(rig):
     """Case 72: a text that is no JSON."""
-    assert rig.give("PayloadMessage", tasks=[{"arn": "a", "overrides": "{nope"}]) == ["AckRequest"]
+    assert rig.give("PayloadMessage", tasks=[{"arn": A, "overrides": "{nope"}]) == ["AckRequest"]
 
 
 def test_an_empty_task_spoils_the_acknowledgement(rig):
     """The others are handed over all the same."""
-    assert rig.give("PayloadMessage", tasks=[None, {"arn": "a", "desiredStatus": "RUNNING"}]) == []
-    assert [c.task.arn for c in rig.commands()] == ["a"]
+    assert rig.give("PayloadMessage", tasks=[None, {"arn": A, "desiredStatus": "RUNNING"}]) == []
+    assert [c.task.arn for c in rig.commands()] == [A]
 
 
 def test_a_broken_task_of_a_running_arn_is_not_reported_as_stopped(rig):
     """The report would tell ECS that the running task is gone."""
-    rig.known("a", known=TaskStatus.RUNNING)
-    assert rig.give("PayloadMessage", tasks=[{"arn": "a", "desiredStatus": "?"}, {"desiredStatus": "?"}]) == []
+    rig.known(A, known=TaskStatus.RUNNING)
+    assert rig.give("PayloadMessage", tasks=[{"arn": A, "desiredStatus": "?"}, {"desiredStatus": "?"}]) == []
     assert rig.rejected == []
-    rig.give("PayloadMessage", tasks=[{"arn": "b", "desiredStatus": "?"}])
+    rig.give("PayloadMessage", tasks=[{"arn": B, "desiredStatus": "?"}])
     assert rig.rejected == [
         TaskChanged(
-            arn="b", status=TaskStatus.STOPPED,
+            arn=B, status=TaskStatus.STOPPED,
             reason="UnrecogniedTaskError: Error loading task - Unrecognized TaskStatus",
         )
     ]  # fmt: skip
@@ -154,8 +176,8 @@ def test_a_broken_task_of_a_running_arn_is_not_reported_as_stopped(rig):
 def test_credentials_of_a_task_that_is_over_are_acknowledged_but_not_kept(rig, desired, facts, stored):
     """Nothing would ever delete them."""
     if facts is not None:
-        rig.known("a", **facts)
-    replies = rig.give("PayloadMessage", tasks=[{"arn": "a", "desiredStatus": desired, "roleCredentials": ROLE}])
+        rig.known(A, **facts)
+    replies = rig.give("PayloadMessage", tasks=[{"arn": A, "desiredStatus": desired, "roleCredentials": ROLE}])
     assert replies == ["AckRequest", "IAMRoleCredentialsAckRequest"]
     assert rig.channel.sent[-1]["message"] == {"credentialsId": "c-1", "expiration": "", "messageId": "m"}
     assert (rig.bus.volatile.get(keys.CREDENTIALS, "c-1") is not None) == stored
@@ -168,7 +190,7 @@ def test_nothing_is_acknowledged_when_the_stream_cannot_be_written(rig, monkeypa
         raise Temporary("Redis does not answer")
 
     monkeypatch.setattr(rig.bus.durable, "commit", refuse)
-    assert rig.give("PayloadMessage", tasks=[{"arn": "a", "desiredStatus": "RUNNING"}]) == []
+    assert rig.give("PayloadMessage", tasks=[{"arn": A, "desiredStatus": "RUNNING"}]) == []
 
 
 def test_a_fault_in_a_handler_is_not_the_end(rig, monkeypatch):
@@ -180,10 +202,32 @@ def test_a_fault_in_a_handler_is_not_the_end(rig, monkeypatch):
 
 @pytest.mark.parametrize(("timeline", "replies"), [(12, []), (11, []), (None, []), (13, ["AckRequest"])])
 def test_only_a_newer_manifest_counts(rig, timeline, replies):
-    """An absent number is zero."""
+    """One without a number is none."""
     extra = {} if timeline is None else {"timeline": timeline}
     assert rig.give("TaskManifestMessage", **extra) == replies
     assert rig.record.current.manifest_sequence == (13 if replies else 12)
+
+
+def test_a_manifest_without_a_number_is_ignored_by_an_agent_that_has_seen_none(rig):
+    """Its own number is -1 then; 0 would be newer."""
+    rig.handlers._sequence = -1
+    assert rig.give("TaskManifestMessage") == []
+    assert rig.give("TaskManifestMessage", timeline=0) == ["AckRequest"]
+
+
+def test_a_manifest_without_names_is_answered_without_them(rig):
+    """What is absent is left out; the verification of such a manifest cannot be told from another's."""
+    rig.known(A, desired=TaskStatus.RUNNING)
+    rig.handlers.handle(rig.channel, Frame("TaskManifestMessage", {"timeline": 13}))
+    assert rig.channel.sent == [
+        {"type": "AckRequest", "message": {}},
+        {
+            "type": "TaskStopVerificationMessage",
+            "message": {"stopCandidates": [{"desiredStatus": "STOPPED", "taskArn": A}]},
+        },
+    ]
+    rig.handlers.handle(rig.channel, Frame("TaskStopVerificationAck", {"stopTasks": [{"taskArn": A}]}))
+    assert rig.commands() == []
 
 
 def test_a_manifest_does_not_wait_for_ever_for_an_engine_that_is_away(rig, monkeypatch):
@@ -225,18 +269,30 @@ def test_candidates_are_tasks_that_should_run_and_are_not_listed_as_running(rig)
 )
 def test_which_refreshed_credentials_are_acknowledged(rig, change, acknowledged):
     """The task must be known; the role type must be one of two."""
-    rig.known("a", desired=TaskStatus.RUNNING)
-    message = {"taskArn": "a", "roleType": "TaskApplication", "roleCredentials": ROLE, **change}
+    rig.known(A, desired=TaskStatus.RUNNING)
+    message = {"taskArn": A, "roleType": "TaskApplication", "roleCredentials": ROLE, **change}
     assert bool(rig.give("IAMRoleCredentialsMessage", **message)) == acknowledged
     assert bool(rig.commands()) == acknowledged
 
 
 def test_credentials_for_a_task_that_was_just_handed_over_are_acknowledged(rig):
     """The engine may not have saved it yet."""
-    rig.give("PayloadMessage", tasks=[{"arn": "a", "desiredStatus": "RUNNING"}])
-    message = {"taskArn": "a", "roleType": "TaskApplication", "roleCredentials": ROLE}
+    rig.untaken = 1
+    rig.give("PayloadMessage", tasks=[{"arn": A, "desiredStatus": "RUNNING"}])
+    message = {"taskArn": A, "roleType": "TaskApplication", "roleCredentials": ROLE}
     assert rig.give("IAMRoleCredentialsMessage", **message) == ["IAMRoleCredentialsAckRequest"]
     assert isinstance(rig.commands()[0], RunOrUpdateTask)
+
+
+def test_a_task_that_was_cleaned_up_is_not_known_any_more(rig):
+    """Its credentials have nobody to go to, and a payload that names it anew is refused to ECS."""
+    rig.give("PayloadMessage", tasks=[{"arn": A, "desiredStatus": "RUNNING"}])
+    rig.known(A, known=TaskStatus.STOPPED)
+    rig.bus.durable.commit(Change().delete(keys.TASK, A))
+    message = {"taskArn": A, "roleType": "TaskApplication", "roleCredentials": ROLE}
+    assert rig.give("IAMRoleCredentialsMessage", **message) == []
+    rig.give("PayloadMessage", tasks=[{"arn": A, "desiredStatus": "?"}])
+    assert [change.arn for change in rig.rejected] == [A]
 
 
 def test_exceptions_on_an_open_connection_are_logged_only(rig):
@@ -293,7 +349,7 @@ def test_one_bad_interface_spoils_an_attachment_message(rig, type_, needs_task):
 
 def test_credentials_that_nothing_refreshes_for_a_day_are_forgotten(rig, monkeypatch):
     """No role session lives that long."""
-    rig.give("PayloadMessage", tasks=[{"arn": "a", "desiredStatus": "RUNNING", "roleCredentials": ROLE}])
+    rig.give("PayloadMessage", tasks=[{"arn": A, "desiredStatus": "RUNNING", "roleCredentials": ROLE}])
     rig.roles.forget_expired()
     assert rig.roles.get("c-1") is not None
     now = roles_module.time.monotonic()
@@ -305,7 +361,7 @@ def test_credentials_that_nothing_refreshes_for_a_day_are_forgotten(rig, monkeyp
 
 def test_credentials_outlive_the_volatile_store_and_this_process(rig):
     """From memory after one loss, from the store after the other; a later set replaces an earlier one."""
-    rig.give("PayloadMessage", tasks=[{"arn": "a", "desiredStatus": "RUNNING", "roleCredentials": ROLE}])
+    rig.give("PayloadMessage", tasks=[{"arn": A, "desiredStatus": "RUNNING", "roleCredentials": ROLE}])
     rig.bus.volatile.lose_everything()
     rig.roles.publish_again()
     second = RoleCredentials(rig.bus.volatile)

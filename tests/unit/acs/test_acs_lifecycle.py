@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import gevent
@@ -12,12 +13,14 @@ from common import keys
 from common.bus import Change
 from common.errors import Temporary, Terminal
 from common.memory import MemoryBus
+from common.metadata import Metadata, MetadataError
 from common.model.status import TaskStatus
 from common.model.task import Task
-from services.acs import lifecycle, refresher
-from services.acs.metadata import Metadata, MetadataError
+from services.acs import lifecycle, refresher, service
+from services.acs.identity import Place
 from services.acs.refresher import RoleRefresher
 from services.acs.roles import RoleCredentials
+from services.acs.settings import Settings
 from services.acs.tags import read_tags
 
 
@@ -29,7 +32,7 @@ class Answers(Metadata):
         self.values: dict[str, Any] = values
         self.asked: list[str] = []
 
-    def get(self, path: str) -> str:
+    def get(self, path: str, unanswered: int = 5) -> str:
         self.asked.append(path)
         value = self.values.get(path, 404)
         if isinstance(value, list):
@@ -159,3 +162,40 @@ def test_credentials_below_metadata_replace_those_of_running_tasks(monkeypatch):
     assert len(metadata.asked) == asked + 3 + 3 + 2
     with gevent.Timeout(2):
         job.run(lambda seconds: False)
+
+
+@pytest.mark.parametrize("updated", [None, "", "soon", "2026-01-01", 5])
+def test_a_namespace_without_the_time_of_its_change_is_left_alone(monkeypatch, caplog, updated):
+    """Nothing below it is believed, an error says so, and the next namespace is read."""
+    monkeypatch.setattr(refresher, "READ_PAUSE_SECONDS", 0)
+    bus = MemoryBus()
+    task = Task(arn="arn:task/c/t1", revision=1, known=TaskStatus.RUNNING, credentials_id="c-1")
+    bus.durable.commit(Change().save(keys.TASK, task.arn, task))
+    metadata = Answers(**{
+        "meta-data": "iam-ecs-a/\niam-ecs-b/\n",
+        "meta-data/iam-ecs-a/info": json.dumps({"LastUpdated": updated, "TaskCredentials": {"t1-TaskApplication": {}}}),
+        "meta-data/iam-ecs-b/info": '{"LastUpdated":"2026-01-01T00:00:00.5Z"}',
+    })  # fmt: skip
+    RoleRefresher(metadata, bus.durable, RoleCredentials(bus.volatile)).refresh()  # type: ignore[arg-type]
+    assert metadata.asked == ["meta-data", "meta-data/iam-ecs-a/info", "meta-data/iam-ecs-b/info"]
+    assert [r.levelname for r in caplog.records] == ["ERROR"]
+    assert "iam-ecs-a" in caplog.text
+
+
+def test_the_tags_of_an_instance_whose_id_comes_late_are_asked_for_all_the_same(monkeypatch):
+    """Instance metadata that answered nobody at the start must not keep the instance from ever registering."""
+    asked: list[str] = []
+    monkeypatch.setattr(service.tags, "instance_tags", lambda s, c, instance_id, at: asked.append(instance_id) or {})
+    agent = object.__new__(service.Agent)
+    agent._settings, agent._place = Settings(propagate_ec2_tags=True), Place()
+    agent._metadata = Answers(**{"meta-data/instance-id": [0, 503, "i-1"]})
+    agent._api, agent._credentials = SimpleNamespace(now=lambda: 0.0), None  # type: ignore[assignment]
+    reasons: list[str] = []
+    agent._context = SimpleNamespace(not_ready=reasons.append, stopping=SimpleNamespace(wait=lambda s: False))  # type: ignore[assignment]
+    assert agent._ec2_tags() == {}
+    assert asked == ["i-1"] and agent._place.instance_id == "i-1"
+    assert len(reasons) == 2 and all("tags of the instance are not known" in reason for reason in reasons)
+    agent._place, agent._metadata = Place(), Answers(**{"meta-data/instance-id": 0})
+    agent._context = SimpleNamespace(not_ready=reasons.append, stopping=SimpleNamespace(wait=lambda s: True))  # type: ignore[assignment]
+    with pytest.raises(Temporary, match="is to stop"):
+        agent._ec2_tags()

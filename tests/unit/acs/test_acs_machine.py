@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from common.errors import Temporary
 from services.acs import host as module
-from services.acs.host import EXEC_FILES, cpu_flags, default_device, gpus, has_exec_agent, memory_mib
+from services.acs.host import EXEC_FILES, cpu_flags, gpus, has_exec_agent, memory_mib
 
 
 def test_the_size_is_what_this_process_may_use(monkeypatch, tmp_path):
@@ -51,7 +52,7 @@ def test_ecs_exec_needs_one_complete_version(tmp_path, versions, offered):
 
 @pytest.mark.parametrize(
     ("text", "ids"),
-    [('{"DriverVersion":"535","GPUIDs":["GPU-1"]}', ("GPU-1",)), ("{}", ()), ("no json", None), (None, None)],
+    [('{"DriverVersion":"535","GPUIDs":["GPU-1"]}', ("GPU-1",)), ("{}", ()), (None, None)],
 )
 def test_the_file_of_gpus_decides_about_the_member(tmp_path, text, ids):
     """Case 66: a file without GPUs is an empty list, no file is no member."""
@@ -62,13 +63,12 @@ def test_the_file_of_gpus_decides_about_the_member(tmp_path, text, ids):
     assert (found.ids if found else None) == ids
 
 
-def test_faults_are_injected_at_the_device_of_the_default_route(tmp_path):
-    """The first with a gateway, IPv4 before IPv6."""
-    v4, v6 = tmp_path / "route", tmp_path / "ipv6_route"
-    v6.write_text(f"{'0' * 32} 00 {'0' * 32} 00 fe80{'0' * 27}1 00000400 00000001 00000000 00000003     eth6\n")
-    assert default_device(str(v4), str(v6)) == "eth6"
-    v4.write_text("Iface\tDestination\neth4\t00000000\t0101A8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n")
-    assert default_device(str(v4), str(v6)) == "eth4"
-    v6.write_text("")
-    v4.write_text("Iface\n")
-    assert default_device(str(v4), str(v6)) == ""
+@pytest.mark.parametrize("text", ["no json", "[]", '{"GPUIDs":1}', ""])
+def test_a_file_of_gpus_that_cannot_be_read_ends_the_process(tmp_path, text):
+    """Spec 01 §5.1, step 15: the host has GPUs, and its tasks would wait for them; status 1, and another attempt."""
+    path = tmp_path / "gpu.json"
+    path.write_text(text)
+    with pytest.raises(Temporary, match=r"gpu\.json cannot be used"):
+        gpus(str(path))
+    with pytest.raises(Temporary, match="cannot be used"):
+        gpus(str(tmp_path))

@@ -7,11 +7,11 @@ from email.utils import formatdate
 
 import pytest
 
+from common.metadata import Metadata, MetadataError
 from common.readiness import State
 from common.tree.health import describe, spoken
 from services.acs import words
 from services.acs.ecs import ApiError
-from services.acs.metadata import Metadata, MetadataError
 
 ROLE = "User: arn:aws:sts::123456789012:assumed-role/ecsInstanceRole/i-0abc is not authorized to perform: x"
 USER = "User: arn:aws-cn:iam::123456789012:user/ops/joe is not authorized to perform: x"

@@ -13,7 +13,7 @@ from common.proxy import default_no_proxy, open_socket, proxy_for, proxy_login, 
 from common.session import Keys, sign
 from services.acs import session as module
 from services.acs.channel import ChannelEnded, DialError
-from services.acs.session import Next, Session, endpoint_url, verdict
+from services.acs.session import INACTIVE, Next, Session, endpoint_url, verdict
 from services.acs.settings import Settings
 
 INSTANCE = "arn:aws:ecs:us-west-2:123456789012:container-instance/default/0123456789abcdef0123456789abcdef"
@@ -82,12 +82,12 @@ def test_what_follows_the_end_of_a_connection(error, follows):
 class Script(Session):
     """A session whose connections end as scripted; it waits without time."""
 
-    def __init__(self, *ends: AgentError) -> None:
+    def __init__(self, *ends: Exception) -> None:
         self.waits: list[float] = []
-        self.told: list[tuple[bool, str]] = []
+        self.told: list[tuple[bool, str, bool]] = []
         stopping = gevent.event.Event()
         super().__init__(
-            Settings(), None, None, "arn", "", None, lambda up, why: self.told.append((up, why)), stopping  # type: ignore[arg-type]
+            Settings(), None, None, "arn", "", None, lambda *told: self.told.append(told), stopping  # type: ignore[arg-type]
         )  # fmt: skip
         self.ends, self.stopping = list(ends), stopping
         self._stopping = self  # type: ignore[assignment]
@@ -137,7 +137,24 @@ def test_a_deregistered_instance_waits_an_hour_and_keeps_the_back_off():
     script.run()
     assert script.waits[1] == 3600.0
     assert 0.375 <= script.waits[2] < 0.45
-    assert (False, "InactiveInstanceException: gone") in script.told
+    assert (False, "InactiveInstanceException: gone", True) in script.told
+
+
+def test_an_orderly_end_that_names_the_exception_is_no_deregistration():
+    """The close code decides; the next connection is made at once."""
+    script = Script(ChannelEnded("closed: InactiveInstanceException", 1000, INACTIVE))
+    script.run()
+    assert [inactive for _, _, inactive in script.told] == [False]
+    assert script.waits == []
+
+
+def test_a_fault_that_nobody_foresaw_is_a_failed_attempt():
+    """It pauses as any other does, and is told with its kind; the session goes on."""
+    script = Script(ValueError("Port out of range"), DialError("refused"), DialError("refused"))
+    script.run()
+    assert script.told[0] == (False, "ValueError: Port out of range", False)
+    assert 0.25 <= script.waits[0] < 0.3
+    assert 0.375 <= script.waits[1] < 0.45
 
 
 @pytest.mark.parametrize(
@@ -190,17 +207,20 @@ def test_a_proxy_that_a_request_may_have_named_is_refused():
     [
         ({}, "169.254.169.254,169.254.170.2,/var/run/docker.sock"),
         ({"no_proxy": "a,b"}, "169.254.169.254,169.254.170.2,/var/run/docker.sock,a,b"),
-        ({"NO_PROXY": "c", "no_proxy": "a"}, "c"),
+        ({"NO_PROXY": "c", "no_proxy": "a"}, "c,169.254.169.254,169.254.170.2"),
+        ({"NO_PROXY": "169.254.170.2 ,c"}, "169.254.170.2 ,c,169.254.169.254"),
+        ({"NO_PROXY": "*"}, "*"),
     ],
 )
 def test_metadata_and_docker_are_never_proxied_by_default(monkeypatch, environment, value):
-    """Case 55; what the user said in lower case still holds."""
+    """Case 55; what the user said in lower case still holds, and what he said does not let metadata out."""
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     for name, said in environment.items():
         monkeypatch.setenv(name, said)
     default_no_proxy("/var/run/docker.sock")
     assert os.environ["NO_PROXY"] == value
+    assert os.environ.get("no_proxy", value) == value, "libraries prefer the lower case"
 
 
 def test_a_proxy_that_cannot_be_used_is_named(monkeypatch):

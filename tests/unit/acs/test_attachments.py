@@ -206,6 +206,17 @@ def test_a_device_that_comes_too_late_is_not_reported(rig):
 
 
 @pytest.mark.parametrize("kind", [TASK_ENI, INSTANCE_ENI])
+def test_a_fault_that_nobody_foresaw_delays_the_report_only(rig, kind, monkeypatch):
+    """The one who sends it goes on."""
+    monkeypatch.setattr("services.acs.submission._Pauses.after", lambda self, error: 0.001)
+    rig.errors = [RuntimeError("STS")]
+    rig.announce(*eni(kind))
+    rig.there.add(MAC)
+    rig.attachments.look()
+    rig.settle(lambda: rig.stored()["3333"].sent)
+
+
+@pytest.mark.parametrize("kind", [TASK_ENI, INSTANCE_ENI])
 def test_a_report_that_fails_is_tried_again_until_the_time_is_over(rig, kind, monkeypatch):
     """Case 47: no attempt after the expiry, and later reports of the task go on."""
     monkeypatch.setattr("services.acs.submission._Pauses.after", lambda self, error: 0.001)
@@ -247,6 +258,17 @@ def test_two_interfaces_of_one_message_have_their_own_fate(rig):
     rig.clock = 1006.0
     rig.attachments.look()
     assert list(rig.stored()) == ["3333"]
+
+
+def test_two_interfaces_of_one_attachment_are_both_kept(rig):
+    """Interfaces are known by their addresses, whatever their attachment is called; also by the next process."""
+    other = {**INTERFACE, "macAddress": "02:00:00:00:00:02"}
+    both = interfaces({**ENI_MESSAGE, "elasticNetworkInterfaces": [INTERFACE, other]}, TASK_ENI, 1000.0)
+    rig.announce(*both)
+    rig.begin()
+    rig.announce(*both)
+    assert sorted(record.device for record in rig.stored().values()) == sorted(record.device for record in both)
+    assert len(rig.stored()) == 2
 
 
 def test_records_go_with_their_task_and_those_of_the_instance_stay(rig):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def situation(docker: DockerFacts | None = None, host: HostFacts = HOST, **env: 
     """What the conditions look at, by default that of the recorded registration."""
     config = load({**ENVIRONMENT, **env})
     facts = docker or DockerFacts(usable_api_versions=MODERN)
-    return Situation(config, from_config(config, ipv6_only=False), facts, host)
+    return Situation(config, from_config(config), facts, host)
 
 
 def names(s: Situation) -> list[str]:
@@ -375,6 +376,40 @@ def test_a_lost_attribute_ends_the_service_but_keeps_the_arn():
     """The instance exists at ECS; its ARN must not be lost. A name without a value cannot fail."""
     with pytest.raises(Terminal, match="Attribute validation failed: ECS did not keep a"):
         register(Api(keep=False))
+
+
+def test_of_an_attribute_that_is_named_twice_the_last_value_counts():
+    """ECS keeps one value per name, in the request as in the answer; the reference compares maps."""
+    twice = Offer([{"name": "a", "value": "1"}, {"name": "a", "value": "2"}], [], {})
+    registrar = Registrar(
+        Api(), InstanceRecord(MemoryStore(), Instance(cluster="default")), Settings(cluster="default"),  # type: ignore[arg-type]
+        lambda: ("", ""), lambda seconds: True, lambda reason: None,
+    )  # fmt: skip
+    assert registrar.register(Place(), twice).arn == "arn:new"
+
+
+UNABLE = "Unable to register as a container instance with ECS"
+AGAIN = "Received non-terminal error from RegisterContainerInstance call, retrying with exponential backoff"
+OVER = "Received terminal error from RegisterContainerInstance call, exiting"
+
+
+@pytest.mark.parametrize(
+    ("script", "lines"),
+    [
+        ([failure("ThrottlingException")], [UNABLE, AGAIN]),
+        ([failure("AccessDeniedException")], [UNABLE, AGAIN]),
+        ([failure("ThrottlingException"), failure("ClientException")], [UNABLE, AGAIN, UNABLE, OVER]),
+    ],
+)
+def test_every_failed_attempt_says_what_operators_look_for(caplog, script, lines):
+    """Spec 01 §5.13: the error, then whether another attempt follows; what memory is offered before each attempt."""
+    caplog.set_level("INFO")
+    with suppress(Terminal):
+        register(Api(*script))
+    said = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert said == lines
+    attempts = len(script) + (lines[-1] != OVER)
+    assert [record.getMessage() for record in caplog.records].count("Remaining memory") == attempts
 
 
 def test_without_a_cluster_the_default_one_is_made():

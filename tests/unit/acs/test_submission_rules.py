@@ -40,7 +40,7 @@ class Api:
 
     def __init__(self) -> None:
         self.bodies: list[dict[str, Any]] = []
-        self.script: list[ApiError] = []
+        self.script: list[Exception] = []
         self.hold: gevent.event.Event | None = None
 
     def attempt(self, operation: str, body: Any) -> dict[str, Any]:
@@ -233,6 +233,17 @@ def test_any_other_error_is_tried_again_for_ever(rig, monkeypatch):
     assert rig.left == 2
     rig.settle(lambda: rig.left == 0)
     assert statuses(rig) == ["RUNNING"] * 7 + ["STOPPED"]
+
+
+@pytest.mark.parametrize("fault", [UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates"), RuntimeError("STS")])
+def test_a_fault_that_nobody_foresaw_delays_a_report_and_loses_none(rig, monkeypatch, caplog, fault):
+    """The sender goes on with the same report, and the log names the task."""
+    monkeypatch.setattr(module, "RETRY_START", 0.005)
+    rig.api.script = [fault, fault]
+    rig.emit(changed(TaskStatus.RUNNING), changed(TaskStatus.STOPPED))
+    rig.settle(lambda: rig.left == 0)
+    assert statuses(rig) == ["RUNNING"] * 3 + ["STOPPED"]
+    assert [A in record.message for record in caplog.records if record.exc_info] == [True, True]
 
 
 def test_pauses_are_those_of_the_reference():

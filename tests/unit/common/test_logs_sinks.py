@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -218,3 +219,26 @@ def test_fields_of_any_type_stay_one_line(tmp_path: Any, capsys: pytest.CaptureF
     assert json.loads(printed(capsys)) | {"time": ""} == {
         "level": "info", "time": "", "msg": "x", "error": "no", "n": None,
     }  # fmt: skip
+
+
+def test_arguments_that_do_not_fit_cost_no_caller_anything(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """With a file as without one: whoever logs goes on, and the next line is there."""
+    log = configured(tmp_path / "log")
+    log.warning("%d of %d", 1)
+    log.warning("next")
+    assert "next" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize("size", ["1e308", "1e9999", "99999999999999999999"])
+def test_a_file_may_be_as_large_as_anybody_says(tmp_path: Path, size: str) -> None:
+    """Numbers that no machine holds mean that the file never rolls over."""
+    configured(tmp_path / "log", ECS_LOG_MAX_FILE_SIZE_MB=size).warning("said")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["log"]
+
+
+def test_a_process_may_let_go_of_its_sinks(tmp_path: Path) -> None:
+    """The tree says what is wrong with the configuration, and holds no log file afterwards."""
+    before = set(os.listdir("/proc/self/fd"))
+    configured(tmp_path / "log").warning("said")
+    logs.release()
+    assert logging.getLogger().handlers == [] and set(os.listdir("/proc/self/fd")) <= before

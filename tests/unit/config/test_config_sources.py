@@ -259,10 +259,10 @@ def test_the_run_directory_lies_under_run_or_beside_the_data(environ, paths, dir
 
 
 def test_switches_are_true_or_false_unless_unset_matters():
-    """Two options keep their third value; everywhere else a reader may simply test for truth."""
+    """One option keeps its third value; everywhere else a reader may simply test for truth."""
     config = load()
     unset = [name for name, option in OPTIONS.items() if option.kind in (SWITCH, SWITCH_ON) and config[name] is None]
-    assert unset == ["ECS_ENABLE_TASK_CPU_MEM_LIMIT", "ECS_EXCLUDE_IPV6_PORTBINDING"]
+    assert unset == ["ECS_ENABLE_TASK_CPU_MEM_LIMIT"]
     assert config["ECS_ENABLE_FIRELENS_ASYNC"] is True
 
 

@@ -1,6 +1,7 @@
 """What people see: `show`, `check`, the manual, warnings; and what they must never see: secrets."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -8,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from common.config import Config, load
+from common.config import Config, load, service_host
 from common.config.cli import main
-from common.config.declarations import OPTIONS, TOPICS, VARIABLES, installed_defaults
-from common.config.env_file import compose, parse
+from common.config.declarations import OPTIONS, TOPICS, VARIABLES
+from common.config.env_file import compose
 from common.config.manual import PAGE, render
 from common.config.manual import main as manual
+from common.config.service_env import Host, parse
 
+ROOT = Path(__file__).parents[3]
 SECRET = "hunter2"
 SECRETS = {
     "ECS_ENGINE_AUTH_TYPE": "docker",
@@ -110,6 +113,13 @@ def test_no_secret_is_shown_anywhere(environment, capsys):
     assert config.shown("HTTPS_PROXY") == "<redacted>@10.0.0.1:3128"
 
 
+@pytest.mark.parametrize("text", [f"http://user:pa/{SECRET}@proxy:3128", f"user:{SECRET}@x@proxy:3128/"])
+def test_a_password_with_odd_characters_is_not_shown_either(text):
+    """A slash or an @ that nobody escaped does not end the secret."""
+    shown = load({"HTTP_PROXY": text}).shown("HTTP_PROXY")
+    assert SECRET not in shown and shown.rstrip("/").endswith("<redacted>@proxy:3128")
+
+
 @pytest.mark.parametrize(
     ("name", "advice"),
     [
@@ -134,6 +144,21 @@ def test_unknown_names_that_resemble_nothing_are_only_noted():
     config = load({"ECS_QUUX": "1", "ECS_CONTAINER_METADATA_URI_V4": "http://x", "ECS_TREE_LOCAL": "1", "PATH": "/"})
     assert config.findings == ()
     assert [note.name for note in config.notes] == ["ECS_QUUX"]
+
+
+def test_an_option_that_nothing_reads_is_marked_as_without_effect():
+    """The manual would promise an effect that never comes. What botocore reads itself needs no mention of ours."""
+    programs = [*(ROOT / "common").rglob("*.py"), *(ROOT / "services").rglob("*.py"), ROOT / "supervisord.conf"]
+    text = "\n".join(p.read_text(encoding="utf-8") for p in programs if "declarations" not in p.parts)
+    words = set(re.findall(r"\w+", text))
+    unread = {
+        option.name
+        for option in OPTIONS.values()
+        if not option.no_effect and option.name not in words and not words & {option.json, *option.aliases}
+    }
+    by_botocore = {name for name in unread if name.startswith(("AWS_C", "AWS_WEB_", "AWS_ROLE_"))}
+    ours_by_name = {f"AWS_ENDPOINT_URL_{service}" for service in ("S3", "SSM", "SECRETS_MANAGER", "ECR")}
+    assert unread - by_botocore - ours_by_name == set()
 
 
 def test_options_without_effect_are_noted_by_name():
@@ -218,16 +243,53 @@ def test_config_files_are_read_literally():
     assert skipped == [6]
 
 
-def test_a_machine_without_files_shows_the_environment_alone(tmp_path):
-    """Run by hand, the agent knows only its environment; a directory in place of a file is a fault, not a crash."""
-    assert compose({"A": "1"}, [str(tmp_path / "missing")]).environ == {"A": "1"}
-    assert compose({}, [str(tmp_path)]).findings[0].reason.startswith("cannot be read")
+def test_a_file_that_is_not_there_or_cannot_be_read_is_no_crash(tmp_path):
+    """A directory in place of a file is a fault, not a crash."""
+    composed = compose({}, [str(tmp_path), str(tmp_path / "missing")], lambda *_: Host())
+    assert [finding.reason[:14] for finding in composed.findings] == ["cannot be read"]
 
 
-def test_what_the_manual_says_of_the_service_is_what_the_service_sets():
-    """Two lists of one thing: the launcher's defaults and the declarations."""
-    defaults = pytest.importorskip("services.init.environment").DEFAULTS
-    assert installed_defaults() == dict(defaults)
+@pytest.mark.parametrize("installed", [True, False])
+def test_the_sign_of_the_service_is_its_installation_not_a_file(environment, monkeypatch, capsys, installed):
+    """Spec 10 §17 case 3: installed without ecs.config the service has its defaults; run by hand the agent has not."""
+    environment({})
+    monkeypatch.setattr(service_host, "installed", lambda: installed)
+    monkeypatch.setattr("common.config.cli.SERVICE_FILES", ("/nowhere/ecs.config",))
+    main(["show", "--json", "--all"])
+    options = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)["options"]}
+    shown = [options[name]["value"] for name in ("ECS_DATADIR", "ECS_ENABLE_TASK_IAM_ROLE", "ECS_ENABLE_TASK_ENI")]
+    assert shown == (["/var/lib/ecs/data", True, True] if installed else ["/data/", False, False])
+    assert options["ECS_DATADIR"]["source"] == ("set by the service" if installed else "default")
+
+
+def test_what_the_service_forces_is_shown_and_container_paths_as_it_reads_them(environment, tmp_path, capsys):
+    """The same layers as in the service: external instances, updates, older files' paths (spec 09 §8.3, §8.4)."""
+    environment({"ECS_SKIP_LOCALHOST_TRAFFIC_FILTER": "false"})
+    path = tmp_path / "ecs.config"
+    path.write_text(
+        "ECS_EXTERNAL=true\nAWS_DEFAULT_REGION=us-west-2\nECS_UPDATES_ENABLED=true\nECS_DATADIR=/data\n"
+        "ECS_ENABLE_TASK_ENI=true\nECS_SKIP_LOCALHOST_TRAFFIC_FILTER=true\n"
+    )
+    main(["show", "--json", "--all", "--file", str(path)])
+    options = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)["options"]}
+    shown = {name: (options[name]["value"], options[name]["source"]) for name in (
+        "ECS_ENABLE_TASK_ENI", "ECS_UPDATES_ENABLED", "ECS_DATADIR", "ECS_SKIP_LOCALHOST_TRAFFIC_FILTER",
+    )}  # fmt: skip
+    assert shown == {
+        "ECS_ENABLE_TASK_ENI": (False, "set by the service"), "ECS_UPDATES_ENABLED": (False, "set by the service"),
+        "ECS_DATADIR": ("/var/lib/ecs/data", f"file {path}"),
+        "ECS_SKIP_LOCALHOST_TRAFFIC_FILTER": (False, "environment"),
+    }  # fmt: skip
+
+
+def test_the_instance_file_s_gpus_need_devices(monkeypatch, tmp_path):
+    """Cases 46 to 48, as the service counts them."""
+    path = tmp_path / "ecs.config"
+    path.write_text("ECS_ENABLE_GPU_SUPPORT=true\n")
+    monkeypatch.setattr("common.config.env_file.INSTANCE_FILE", str(path))
+    for devices in (True, False):
+        composed = compose({}, [str(path)], lambda *_, found=devices: Host(gpu_devices=found))
+        assert ("ECS_ENABLE_GPU_SUPPORT" in composed.environ) is devices
 
 
 def test_the_manual_is_current(capsys):
@@ -244,10 +306,10 @@ def test_a_manual_that_is_not_current_is_found(monkeypatch, tmp_path, capsys):
 
 
 def test_the_manual_has_every_option_and_marks_our_own():
-    """One row each; the eight options of this product say that the reference does not have them."""
+    """One row each; the ten options of this product say that the reference does not have them."""
     page = render()
     assert all(page.count(f"\n| `{name}` |") == 1 for name in OPTIONS)
-    assert page.count("Not in the reference agent.") == 8
+    assert page.count("Not in the reference agent.") == 10
 
 
 def test_a_value_that_becomes_known_later_makes_a_copy():

@@ -11,7 +11,8 @@ import time
 
 import pytest
 
-from services.init import cli, environment, gpu, initlog, launch
+from common.config import service_env, service_host
+from services.init import cli, gpu, initlog, launch
 from services.init.errors import NetfilterError
 from services.init.manager import Manager
 from services.init.netfilter import Netfilter
@@ -141,7 +142,7 @@ def test_stop_never_signals_a_process_that_took_the_number(tmp_path):
 def test_a_host_without_iptables_is_told_at_pre_start(monkeypatch, tmp_path):
     """N11: 255, and systemd tries again after 10 s; nothing but directories was made."""
     monkeypatch.setattr(cli, "_DIRECTORIES", (str(tmp_path / "a"),))
-    monkeypatch.setattr(launch, "EBS_DIRECTORY", str(tmp_path / "ebs"))
+    monkeypatch.setattr(service_host, "EBS_DIRECTORY", str(tmp_path / "ebs"))
     monkeypatch.setenv("ECS_DATADIR", str(tmp_path / "data"))
     nothing = Netfilter(find=lambda name: None)
     monkeypatch.setattr(cli, "Manager", lambda settings, log: Manager(settings, log, nothing))
@@ -172,7 +173,7 @@ def test_a_gpu_set_up_that_fails_stops_pre_start(monkeypatch, tmp_path):
 def test_only_the_files_ask_for_gpus(monkeypatch, instance, user, devices, wants):
     """§10: exactly `true`, merged; only an instance file that asks makes pre-start wait for the driver."""
     waits = []
-    files = {environment.INSTANCE_FILE: instance, environment.USER_FILE: user}
+    files = {service_env.INSTANCE_FILE: instance, service_env.USER_FILE: user}
     monkeypatch.setattr(launch, "_read", lambda path: files.get(path, ""))
     monkeypatch.setattr(gpu, "present", lambda wait=False: waits.append(wait) or devices)
     monkeypatch.setenv("ECS_ENABLE_GPU_SUPPORT", "true")

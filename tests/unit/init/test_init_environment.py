@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.init.environment import Host, build, host_path, merge, os_family, parse
+from common.config.service_env import Host, build, host_path, merge, os_family, parse
 
 READY = Host(ebs_directory=True)
 
@@ -20,7 +20,7 @@ READY = Host(ebs_directory=True)
 ])  # fmt: skip
 def test_lines_are_read_literally(line, expected):
     """No quotes, no comments, no expansion: any other reading changes values (trap 1)."""
-    assert parse(line) == expected
+    assert parse(line)[0] == expected
 
 
 def test_the_user_file_wins_over_the_instance_file_and_both_over_environment_and_defaults():

@@ -70,7 +70,7 @@ def test_a_change_that_the_kernel_tells_of_ends_a_pause_but_no_back_off(monkeypa
     """Flushed rules are back at once; a failing iptables is not called again for each change of others."""
     monkeypatch.setattr("services.init.service.EARLY_LOOK_SECONDS", 0.3)
     context = SimpleNamespace(config={"ECS_LOCAL_CONTROL_PLANE": False}, stopping=gevent.event.Event())
-    service = Service(context, SimpleNamespace(), parent=0)
+    service = Service(context, SimpleNamespace(), parent=0, alone_here=gevent.event.Event())
     service._changes = SimpleNamespace(heard=gevent.event.Event())
     service._changes.heard.set()
     began = time.monotonic()

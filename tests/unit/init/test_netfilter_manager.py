@@ -250,6 +250,18 @@ def test_software_that_insists_on_the_head_of_the_chain_is_not_fought(make, tool
     assert made.converge().changed == ()
 
 
+def test_a_block_that_comes_back_again_and_again_is_always_below_its_exception(make, tool):
+    """N6, N7: R3 is put back at the head, above R4, which must be moved each time: nobody else is fought by that."""
+    made = make()
+    made.converge()
+    chain = tool.chains["iptables", "filter", "INPUT"]
+    good = list(chain)
+    for _ in range(3):
+        chain.remove(good[1])
+        assert made.converge().changed == ("R3", "R4")
+        assert chain == good
+
+
 def test_a_missing_program_is_one_clear_sentence_and_touches_nothing(tool, tmp_path):
     """A machine without iptables runs the tree all the same."""
     made = Manager(Settings(tmp_path / "run"), LOG, Netfilter(tool.run, lambda name: None))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from services.init.rules import HostFacts, Switches, desired_rules
-from services.init.ruleset import copies, misplaced, parse_save
+from services.init.ruleset import below_block, copies, hidden, parse_save
 
 RULES = desired_rules(Switches(), HostFacts(bridge="docker0"))
 BY_NAME = {rule.name: rule for rule in RULES}
@@ -64,11 +64,27 @@ PLACES = [
      ["-A INPUT -i lo -j ACCEPT", "-A INPUT -p tcp --dport 22 -j ACCEPT", R4, R3, R2], set()),
     ("R4 below R3", [R3, R4, R2], {"R4"}),
     ("below an accept of everything", ["-A INPUT -j ACCEPT", R4, R3, R2], {"R3", "R2"}),
-    ("below an accept of all TCP", ["-A INPUT -p tcp -j ACCEPT", R4, R3, R2], {"R3"}),
+    ("below an accept of all TCP", ["-A INPUT -p tcp -j ACCEPT", R4, R3, R2], {"R3", "R2"}),
     ("below an accept of the port", ["-A INPUT -p tcp -m tcp --dport 51678 -j ACCEPT", R4, R3, R2], {"R3"}),
     ("below a drop of the port", ["-A INPUT -p tcp -m tcp --dport 51678 -j DROP", R4, R3, R2], {"R4"}),
     ("below an exception of an administrator",
      ["-A INPUT -s 10.0.0.5/32 -p tcp -m tcp --dport 51678 -j ACCEPT", R4, R3, R2], set()),
+    ("below a commented accept of everything", ['-A INPUT -m comment --comment "x y" -j ACCEPT', R4, R3, R2],
+     {"R3", "R2"}),
+    ("below an accept of a range of ports", ["-A INPUT -p tcp -m tcp --dport 51000:52000 -j ACCEPT", R4, R3, R2],
+     {"R3"}),
+    ("below an accept of a set of ports", ["-A INPUT -p tcp -m multiport --dports 22,51678:51680 -j ACCEPT", R4, R3,
+     R2], {"R3"}),
+    ("below a commented accept of a port", ['-A INPUT -p tcp -m tcp --dport 51678 -m comment --comment a -j ACCEPT',
+     R4, R3, R2], {"R3"}),
+    ("below a drop of a set of ports", ["-A INPUT -p tcp -m multiport --dports 51678,80 -j DROP", R4, R3, R2], {"R4"}),
+    ("below an accept of all UDP", ["-A INPUT -p udp -j ACCEPT", R4, R3, R2], {"R2"}),
+    ("below an accept of every port", ["-A INPUT -p tcp -m tcp --dport 1:65535 -j ACCEPT", R4, R3, R2], {"R3", "R2"}),
+    ("below an accept of pings", ["-A INPUT -p icmp -j ACCEPT", R4, R3, R2], set()),
+    ("below a range and a set beside the port", ["-A INPUT -p tcp -m tcp --dport 51679:52000 -j ACCEPT",
+     "-A INPUT -p tcp -m multiport --dports 80,443 -j ACCEPT", R4, R3, R2], set()),
+    ("below a set with something that is no port", ["-A INPUT -p tcp -m multiport --dports http,x:y -j ACCEPT",
+     R4, R3, R2], set()),
     ("below a match without options", ["-A INPUT -m socket -j ACCEPT", R4, R3, R2], set()),
     ("below a jump to a chain", ["-A INPUT -j KUBE-FIREWALL", R4, R3, R2], set()),
 ]  # fmt: skip
@@ -78,7 +94,8 @@ PLACES = [
 def test_a_rule_that_can_never_match_is_out_of_place(rules, expected):
     """`iptables -C` does not see order (trap 4); a narrower exception of an administrator is respected (N6)."""
     ruleset = listing(*rules)
-    assert {rule.name for rule in RULES if rule.family == 4 and misplaced(rule, RULES, ruleset)} == expected
+    unfit = {rule.name for rule in RULES if below_block(rule, RULES, ruleset) or hidden(rule, RULES, ruleset)}
+    assert unfit == expected
 
 
 def test_a_listing_that_is_not_understood_gives_no_rules():

@@ -88,7 +88,7 @@ def test_a_docker_that_cannot_list_keeps_nothing_from_starting(docker):
 
 
 def test_a_docker_that_comes_late_is_asked_again(docker, run_dir):
-    """The process `init` goes on looking until Docker has answered once."""
+    """The process `init` goes on looking until Docker has answered once, and nobody registers before."""
     waits: list[float] = []
     path = str(run_dir / "d.sock")
 
@@ -98,8 +98,16 @@ def test_a_docker_that_comes_late_is_asked_again(docker, run_dir):
         return False
 
     (run_dir / "d.sock").rename(run_dir / "away")
-    predecessor.wait_and_remove(path, LOG, stopping)
+    assert predecessor.wait_and_remove(path, LOG, stopping) is True
     assert len(waits) == 1 and docker.asked[-1].startswith("DELETE ")
+
+
+def test_a_docker_that_refuses_is_asked_until_the_service_stops(docker, run_dir, caplog):
+    """Said once, not at each attempt; the caller hears that the container may still be there."""
+    docker.says["POST"] = 500
+    waits = iter([False, False, True])
+    assert predecessor.wait_and_remove(docker.server_address, LOG, lambda seconds: next(waits)) is False
+    assert caplog.text.count("could not remove existing Agent container: Docker answered 500") == 1
 
 
 @pytest.mark.parametrize(("files", "told"), [

@@ -52,6 +52,13 @@ def test_the_report_of_a_stopped_task_is_the_documented_one():
     )  # fmt: skip
 
 
+def test_half_a_character_in_a_reason_is_replaced():
+    """A payload's overrides may name one; a body that is no UTF-8 could never be sent."""
+    text = body(TaskChanged(arn=ARN, status=TaskStatus.STOPPED, reason="Unrecognized key: \ud800"))
+    assert '"reason":"Unrecognized key: \ufffd"' in text
+    assert text.encode()
+
+
 def test_a_report_without_containers_has_no_such_member():
     """The rejection of an invalid task, literally (§4.4)."""
     reason = "UnrecogniedTaskError: Error loading task - Unrecognized TaskStatus"

@@ -62,6 +62,10 @@ def volume_attachment(type_: str, **properties: str) -> dict[str, Any]:
 
 
 SC = "service connect config validation failed: "
+SC_UNREADABLE = (
+    "error parsing service connect config value from the service connect attachment: failed to unmarshal service "
+    "connect attachment property value: "
+)
 OVERRIDES = "Multiple error:\n\t0: Could not unmarshal ContainerOverrides in any supported way"
 
 REFUSED = [
@@ -122,6 +126,11 @@ REFUSED = [
         "property: volumeId",
     ),
     (
+        volume_attachment("amazonebs", volumeId="v", volumeName="data", sourceVolumeHostPath="/x", more=""),
+        "unable to parse and validate EBS volume: failed to parse task ebs attachment, encountered empty value for "
+        "property: more",
+    ),
+    (
         volume_attachment("s3files", volumeName="data"),
         "unable to parse and validate S3 Files volume: missing volumeId in the S3 Files config",
     ),
@@ -131,20 +140,34 @@ REFUSED = [
         "config required key(s) in the attachment: found service connect config key: false, found service connect "
         "container name key: false",
     ),
-    (
-        connect("{"),
-        "error parsing service connect config value from the service connect attachment: failed to unmarshal service "
-        "connect attachment property value: ",
+    *((connect(config), SC_UNREADABLE) for config in ("{", "[]", "0", '""', "false")),
+    *(
+        (connect({"ingressConfig": [{"listenerName": "l", member: number}]}), SC_UNREADABLE)
+        for member in ("listenerPort", "interceptPort", "hostPort")
+        for number in (-1, 65536)
     ),
+    (connect({"egressConfig": {"listenerName": "e", "listenerPort": 65536}}), SC_UNREADABLE),
     (connect({}, name="other"), SC + "service connect container name=other does not exist in the task"),
     (connect({"egressConfig": {}}), SC + "missing listener name in the egress config"),
-    (
-        connect({"egressConfig": {"listenerName": "e", "vip": {"ipv4Cidr": "x"}}}),
-        SC + "CIDR=x is not a valid IPv4 CIDR",
+    *(
+        (
+            connect({"egressConfig": {"listenerName": "e", "vip": {member: cidr}}}),
+            SC + f"CIDR={cidr} is not a valid {v}",
+        )
+        for member, v, cidr in [
+            ("ipv4Cidr", "IPv4 CIDR", "x"),
+            ("ipv4Cidr", "IPv4 CIDR", "10.0.0.0"),
+            ("ipv4Cidr", "IPv4 CIDR", "10.0.0.0/255.0.0.0"),
+            ("ipv4Cidr", "IPv4 CIDR", "fd00::/8"),
+            ("ipv6Cidr", "IPv6 CIDR", "fe80::1%eth0/64"),
+        ]
     ),
-    (
-        connect({"dnsConfig": [{"hostName": "h", "address": "nope"}]}),
-        SC + "hostname=h, address=nope in the DNS config is not valid: address=nope is not a valid IP address",
+    *(
+        (
+            connect({"dnsConfig": [{"hostName": "h", "address": bad}]}),
+            SC + f"hostname=h, address={bad} in the DNS config is not valid: address={bad} is not a valid IP address",
+        )
+        for bad in ("nope", "fe80::1%eth0")
     ),
     (
         connect({"ingressConfig": [{"listenerName": "l"}]}, mode="host"),
@@ -187,6 +210,22 @@ def test_the_lines_of_a_bad_override_are_those_of_the_reference():
         "unmarshal string into Go value of type container.ContainerOverridesCopy\n\t2: Multiple error:\n\t0: Error "
         "unmarshalling ContainerOverrides\n\t1: Unrecognized key: cpu"
     )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ("{nope", "invalid character 'n' looking for beginning of object key string"),
+        ("", "unexpected end of JSON input"),
+        ("[1]", "json: cannot unmarshal array into Go value of type container.ContainerOverridesCopy"),
+        ("7", "json: cannot unmarshal number into Go value of type container.ContainerOverridesCopy"),
+    ],
+)
+def test_an_override_that_is_no_object_is_told_in_the_decoder_s_words(overrides, words):
+    """Entry 2 is the JSON error alone (spec 03 §1.1)."""
+    with pytest.raises(InvalidTask) as caught:
+        parse_task(container(overrides=overrides))
+    assert caught.value.text.endswith(f"\n\t2: {words}")
 
 
 @pytest.mark.parametrize(
@@ -237,7 +276,12 @@ def test_absent_members_have_the_reference_s_defaults():
     assert (only.essential, only.port_mappings[0].protocol, parsed.network_mode) == (False, "tcp", "bridge")
     assert only.environment == {"A": ""}
     assert parse_task(task(networkMode="")).network_mode == "bridge"
-    assert parse_task(task(networkMode="weird")).network_mode == "weird"
+
+
+def test_an_unknown_network_mode_is_none_at_all(caplog):
+    """Spec 04 §1: left empty, with a warning, so that nothing that depends on a mode applies."""
+    assert parse_task(task(networkMode="weird")).network_mode == ""
+    assert "unknown network mode 'weird'" in caplog.text
     assert parse_task(task(overrides="{nope")).arn == ARN
 
 

@@ -56,24 +56,25 @@ class Metadata:
         timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS)
         self._pool = urllib3.PoolManager(2, maxsize=8, retries=False, timeout=timeout)
 
-    def get(self, path: str) -> str:
-        """The value below /latest/. Raises MetadataError."""
+    def get(self, path: str, unanswered: int = ATTEMPTS) -> str:
+        """The value below /latest/. Raises MetadataError; after `unanswered` attempts when nobody answers at all."""
         if self.disabled:
             raise MetadataError(self._why)
         try:
             # gevent.Timeout is no Exception: nothing on the way can take it for an answer of the service.
             with gevent.Timeout(OPERATION_SECONDS):
-                return self._attempts(path)
+                return self._attempts(path, unanswered)
         except gevent.Timeout:
             text = f"instance metadata {path}: no answer within {OPERATION_SECONDS:.0f} s"
             raise MetadataError(text) from None
 
-    def _attempts(self, path: str) -> str:
-        for _ in range(ATTEMPTS - 1):
+    def _attempts(self, path: str, unanswered: int) -> str:
+        for number in range(1, ATTEMPTS):
             try:
                 return self._attempt(path)
             except MetadataError as error:
-                if error.status and error.status not in RETRIED_STATUS:
+                final = error.status not in RETRIED_STATUS if error.status else number >= unanswered
+                if final:
                     raise
             gevent.sleep(PAUSE_SECONDS)
         return self._attempt(path)

@@ -1,22 +1,25 @@
 """The environment that the service's processes get: one reading of the configuration files, one list of defaults.
 
-Pure. The files are read literally, as the reference's init does for its agent (no quotes, no comments, no expansion);
-a reading by dotenv or the shell would change values (spec 09 §4.2, §18 trap 1). Order, later wins: the defaults, the
-environment of the launcher, the instance file, the user file, and what is forced.
+Pure; `ecs-init` starts the service with it, and `ecs-agent config` shows it. The files are read literally, as the
+reference's init does for its agent (no quotes, no comments, no expansion); a reading by dotenv or the shell would
+change values (spec 09 §4.2, §18 trap 1). Order, later wins: the defaults, the environment of the launcher, the instance
+file, the user file, and what is forced.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from msgspec import Struct
 
 from common.config.declarations import installed_defaults
+from common.config.grammar import trim
 from common.host_paths import host_path
 
 INSTANCE_FILE = "/var/lib/ecs/ecs.config"
 USER_FILE = "/etc/ecs/ecs.config"
-RUN_DIRECTORY = "/run/ecs-init"
+PACKAGE_DIRECTORY = Path("/usr/lib/ecs-init")
 GPU = "ECS_ENABLE_GPU_SUPPORT"
 
 DEFAULTS: dict[str, str] = installed_defaults()  # spec 09 §8.3, column "for host processes"
@@ -42,14 +45,22 @@ class Host(Struct, frozen=True):
     domain_joined: bool = False
 
 
-def parse(text: str) -> dict[str, str]:
-    """Literal `NAME=value` lines: the text and each line trimmed, split at the first "=", the last one wins."""
+def parse(text: str) -> tuple[dict[str, str], list[int]]:
+    """Literal `NAME=value` lines: each trimmed, split at the first "=", the last one wins.
+
+    Also the numbers of lines that are neither an assignment, nor a comment, nor empty.
+    """
     values: dict[str, str] = {}
-    for line in text.strip().split("\n"):
-        name, equals, value = line.strip().partition("=")
+    skipped: list[int] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        name, equals, value = trim(line).partition("=")
+        if name.startswith(("#", ";")):
+            continue
         if equals:
             values[name] = value
-    return values
+        elif name:
+            skipped.append(number)
+    return values, skipped
 
 
 def os_family(os_release: str) -> str:
@@ -64,11 +75,14 @@ def os_family(os_release: str) -> str:
 
 
 def merge(instance: str, user: str, gpu_devices: bool) -> dict[str, str]:
-    """Both files, the user's last; the instance file's GPU line only counts on a host with GPUs (spec 09 §4.2)."""
-    values = parse(instance)
-    if values.get(GPU) == "true" and not gpu_devices:
-        del values[GPU]
-    return {**values, **parse(user)}
+    """Both files, the user's last."""
+    return {**of_instance(parse(instance)[0], gpu_devices), **parse(user)[0]}
+
+
+def of_instance(values: Mapping[str, str], gpu_devices: bool) -> dict[str, str]:
+    """What counts of the instance file: its GPU line does on a host with GPUs only (spec 09 §4.2)."""
+    absent = values.get(GPU) == "true" and not gpu_devices
+    return {name: value for name, value in values.items() if not (absent and name == GPU)}
 
 
 def unquoted(value: str) -> str:
@@ -83,7 +97,12 @@ def as_systemd(name: str, environ: Mapping[str, str], files: Mapping[str, str]) 
 
 def build(environ: Mapping[str, str], instance: str, user: str, host: Host) -> tuple[dict[str, str], list[str]]:
     """The environment of the service, and what the operator should be told about the settings."""
-    files = {name: value for name, value in merge(instance, user, host.gpu_devices).items() if name.isidentifier()}
+    return settle(environ, merge(instance, user, host.gpu_devices), host)
+
+
+def settle(environ: Mapping[str, str], files: Mapping[str, str], host: Host) -> tuple[dict[str, str], list[str]]:
+    """The same for files that were merged already. Names that are no variables are left out."""
+    files = {name: value for name, value in files.items() if name.isidentifier()}
     fetcher = as_systemd("CREDENTIALS_FETCHER_HOST", environ, files)
     result = {
         **DEFAULTS,
