@@ -3,7 +3,7 @@
 # make test-vm    what needs another kernel, in a guest
 # make deb, make rpm    a package in build/packages, see docs/operations.md
 VENV   := .venv
-PYTHON ?= python3
+PYTHON ?= packaging/python
 BIN    := $(VENV)/bin
 # A proxy's or test server's certificate bundle must not leak into the agent under test.
 unexport AWS_CA_BUNDLE

@@ -138,9 +138,22 @@ fi
 if $gpu && ! nvidia-smi >/dev/null; then
     fail "nvidia-smi fails, so --enable-gpu cannot work: install the driver first."
 fi
-if [ -n "$certs_file" ] && [ ! -r "$certs_file" ]; then
-    fail "--certs-file $certs_file cannot be read."
+if [[ $docker_source:$distribution = distro:@(centos|fedora) ]] && ! command -v docker >/dev/null 2>&1; then
+    fail "The Docker of $distribution does not work with SELinux and ECS; give --docker-install-source docker."
 fi
+agent_is_installed() { [ -x /usr/libexec/amazon-ecs-init ]; }
+case $package in
+"" | *://*) ;;
+*) agent_is_installed || [ -r "$package" ] || fail "--package $package cannot be read." ;;
+esac
+bundle=$certs_file
+for candidate in $AUTHORITIES; do
+    if [ -z "$bundle" ] && [ -e "$candidate" ]; then bundle=$candidate; fi
+done
+[ -n "$bundle" ] || fail "There is no CA bundle on this host: install ca-certificates, or give one with --certs-file."
+[ -r "$bundle" ] || fail "${certs_file:+--certs-file }$bundle cannot be read."
+command -v openssl >/dev/null 2>&1 || fail "openssl is not installed: it checks the CA bundle for ECS Exec."
+openssl verify -x509_strict "$bundle" >/dev/null || fail "$bundle has no valid certificate."
 
 if [ -z "$ip" ]; then
     ip=ipv4
@@ -278,9 +291,6 @@ install_docker() {
         source=docker
         case $distribution in centos | fedora | debian | ubuntu) ;; *) source=distro ;; esac
         ;;
-    "distro centos" | "distro fedora")
-        fail "The Docker of $distribution does not work with SELinux and ECS; give --docker-install-source docker."
-        ;;
     esac
     case "$source $manager" in
     "docker apt") from_docker_apt ;;
@@ -311,17 +321,7 @@ from_docker_apt() {
 
 install_exec() {
     step "Files of ECS Exec"
-    local bundle=$certs_file candidate binaries=$EXEC_DIRECTORY/bin/$SSM_BINARIES_VERSION
-    if [ -z "$bundle" ]; then
-        for candidate in $AUTHORITIES; do
-            if [ -e "$candidate" ]; then
-                bundle=$candidate
-                break
-            fi
-        done
-    fi
-    [ -n "$bundle" ] || fail "There is no CA bundle on this host; give one with --certs-file."
-    openssl verify -x509_strict "$bundle" >/dev/null || fail "$bundle has no valid certificate."
+    local binaries=$EXEC_DIRECTORY/bin/$SSM_BINARIES_VERSION
     mkdir -p "$EXEC_DIRECTORY/certs" "$binaries"
     install -m 0400 "$bundle" "$EXEC_DIRECTORY/certs/tls-ca-bundle.pem"
     download "$s3/amazon-ssm-$region/$SSM_BINARIES_VERSION/linux_$debian_machine/amazon-ssm-agent-binaries.tar.gz" \
@@ -339,7 +339,7 @@ package_address() {
 
 install_ecs() {
     step "ECS agent"
-    if [ -x /usr/libexec/amazon-ecs-init ]; then
+    if agent_is_installed; then
         echo "The ECS agent is installed already; its configuration is left alone."
         return 0
     fi
@@ -353,7 +353,6 @@ install_ecs() {
         fi
         ;;
     *)
-        [ -r "$address" ] || fail "--package $address cannot be read."
         cp "$address" "$file"
         ;;
     esac

@@ -129,8 +129,9 @@ def test_the_whole_way_in_the_reference_s_order(host):
     (host.root / "tools/docker").unlink()
     done = host.install(*WEST, "--cluster", "mine", "--ecs-endpoint", "https://e")
     assert done.returncode == 0, done.stdout + done.stderr
-    wanted = ["amazon-ssm-agent -register -code code-1 -id id-1 -region us-west-2", "docker-ce", "openssl verify",
-              "ecs-agent.deb", "systemctl start ecs", "localhost:51678/v1/metadata"]  # fmt: skip
+    wanted = ["openssl verify", "amazon-ssm-agent -register -code code-1 -id id-1 -region us-west-2", "docker-ce",
+              "amazon-ssm-agent-binaries", "ecs-agent.deb", "systemctl start ecs",
+              "localhost:51678/v1/metadata"]  # fmt: skip
     text = host.read("calls")
     places = [text.index(word) for word in wanted]
     assert places == sorted(places)
@@ -263,13 +264,53 @@ def test_a_registered_host_is_not_registered_again(host):
     ((*WEST, "--certs-file", "/none"), "/none cannot be read"),
     ((*WEST, "--enable-gpu"), "nvidia-smi fails"),
     ((*WEST, "--what"), "unknown option --what"),
+    ((*WEST, "--package", "/none.deb"), "--package /none.deb cannot be read"),
 ])  # fmt: skip
 def test_what_cannot_work_is_said_before_anything_is_changed(host, options, said):
     """Status 1, the reason, and the reference's last words in red."""
     done = host.install(*options)
     assert done.returncode == 1 and said in done.stderr
     assert done.stderr.endswith("\033[31mInstallation Failed\033[0m\n")
-    assert not [line for line in host.calls() if line.split()[0] in ("curl", "apt-get", "amazon-ssm-agent")]
+    assert untouched(host)
+
+
+def untouched(host: Host) -> bool:
+    """Whether nothing was downloaded, installed or registered."""
+    return host.calls("curl", "apt-get", "amazon-ssm-agent") == []
+
+
+@pytest.mark.parametrize("system", ["centos", "fedora"])
+def test_the_docker_of_a_distribution_that_does_not_work_is_refused_before_anything_is_changed(host, system):
+    """SELinux is in its way; one that is installed already is the user's own choice."""
+    host.write("etc/os-release", f"ID={system}\nVERSION_ID=9\n")
+    options = (*WEST, "--docker-install-source", "distro")
+    assert host.install(*options).returncode == 0
+    (host.root / "var/lib/amazon/ssm/Vault/Store/RegistrationKey").unlink()
+    (host.root / "tools/docker").unlink()
+    done = host.install(*options)
+    assert done.returncode == 1 and f"The Docker of {system} does not work with SELinux" in done.stderr
+    assert untouched(host)
+
+
+def test_a_host_that_cannot_have_ecs_exec_is_told_before_anything_is_changed(host):
+    """No CA bundle, none with a certificate, nothing to check it with: three sentences."""
+    host.fake("openssl", "exit 1")
+    done = host.install(*WEST)
+    assert done.returncode == 1 and "ca-certificates.crt has no valid certificate" in done.stderr and untouched(host)
+    (host.root / "tools/openssl").unlink()
+    done = host.install(*WEST)
+    assert done.returncode == 1 and "openssl is not installed" in done.stderr and untouched(host)
+    (host.root / "etc/ssl/certs/ca-certificates.crt").unlink()
+    done = host.install(*WEST)
+    assert done.returncode == 1 and "install ca-certificates, or give one with --certs-file" in done.stderr
+    assert untouched(host)
+
+
+def test_a_second_run_does_not_need_the_package_any_more(host):
+    """The agent is installed; whoever cleaned up the download runs the same command again."""
+    host.package_there = "yes"
+    host.write("metadata", f'{{"ContainerInstanceArn":"{ARN}"}}')
+    assert host.install(*WEST, "--package", "/gone.deb").returncode == 0
 
 
 @pytest.mark.parametrize(("path", "text", "said"), [
