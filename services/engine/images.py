@@ -37,6 +37,7 @@ class Images:
         self.bus, self.clock = bus, clock
         self.references: dict[str, ImageReference] = {}
         self._dirty: set[str] = set()
+        self._deleted: dict[str, int] = {}  # image id -> last revision, until the store has deleted it, too
         self._changed = gevent.event.Event()
 
     def load(self, tasks: Iterable[Task]) -> None:
@@ -72,7 +73,8 @@ class Images:
         now = self.clock.now()
         reference = self.references.get(outcome.image_id)
         if reference is None:
-            reference = ImageReference(image_id=outcome.image_id, pulled_at=now, last_used_at=now)
+            revision = self._deleted.pop(outcome.image_id, 0)  # the store would refuse to go back to an earlier one
+            reference = ImageReference(revision=revision, image_id=outcome.image_id, pulled_at=now, last_used_at=now)
         for other in [r for r in self.references.values() if r.image_id != outcome.image_id]:
             if container.image in other.names:  # the name has moved to a newer image
                 self._set(replace(other, names=tuple(n for n in other.names if n != container.image)))
@@ -98,15 +100,22 @@ class Images:
                 self._set(replace(reference, containers=left, last_used_at=self.clock.now()))
 
     def removed(self, image_id: str, name: str = "") -> None:
-        """The image, or only its name, is gone from Docker."""
+        """The image, or only its name, is gone from Docker.
+
+        One that a task uses meanwhile keeps its record, or nobody would remove the image that was pulled again. Whether
+        it was is not known here, so the next task pulls it to be sure.
+        """
         reference = self.references.get(image_id)
         if reference is None:
+            return
+        if reference.containers:
+            self._set(replace(reference, pull_succeeded=False))
             return
         left = tuple(n for n in reference.names if n != name) if name else ()
         if left:
             self._set(replace(reference, names=left))
         else:
-            del self.references[image_id]
+            self._deleted[image_id] = self.references.pop(image_id).revision
             self._dirty.add(image_id)
             self._changed.set()
 
@@ -134,7 +143,14 @@ class Images:
                 reference = replace(reference, revision=reference.revision + 1)
                 self.references[image_id] = reference
                 change = Change().save(keys.IMAGE, image_id, reference)
-            self.bus.durable.commit(change)
+            try:
+                self.bus.durable.commit(change)
+            except Exception:  # refused, or the engine ends: whoever writes next writes this one, too
+                self._dirty.add(image_id)
+                self._changed.set()
+                raise
+            if reference is None:
+                self._deleted.pop(image_id, None)
 
     def _set(self, reference: ImageReference) -> None:
         self.references[reference.image_id] = reference

@@ -104,12 +104,12 @@ class Cycle:
     def remove_tracked(self, image: ImageReference) -> None:
         """Remove all its names, or the image itself when none is left that points to it."""
         there = {name: self._points_to(name) for name in image.names}
-        moved = [name for name, id_ in there.items() if id_ not in (image.image_id, None, "")]
-        if len(moved) == len(image.names):
+        if not any(id_ in (image.image_id, "") for id_ in there.values()):
             went = [self._remove(image, "")]
         else:
-            for name in moved:  # deleting it would take the other image away
-                self._tell(image, name)
+            for name, id_ in there.items():
+                if id_ not in (image.image_id, None, ""):  # moved: deleting it would take the other image away
+                    self._tell(image, name)
             names = [name for name, id_ in there.items() if id_ in (image.image_id, None)]
             went = [self._remove(image, name) for name in names]
         self.gone.images += any(went)  # however many names it had

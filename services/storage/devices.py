@@ -84,6 +84,6 @@ def prepare_directory(path: str, mode: int) -> None:
     """Make a directory that is mounted into the driver, and give it to root and our group. Raises OSError."""
     if not os.path.isdir(path):
         os.makedirs(path, exist_ok=True)
-        os.chmod(path, mode & ~0o022)  # as under the usual umask; ours lets nobody else in
+        os.chmod(path, mode & ~0o022)  # whatever the umask that this process was started with
     if os.geteuid() == 0:
         os.chown(path, 0, os.getegid())

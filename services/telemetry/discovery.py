@@ -42,7 +42,7 @@ class Settings:
     dual_stack: bool = False
 
 
-def settings(config: Mapping[str, Any], region: str, ipv6_only: bool = False) -> Settings:
+def settings(config: Mapping[str, Any], region: str) -> Settings:
     """From the configuration; `region` is that of the instance."""
     return Settings(
         region=region,
@@ -52,7 +52,7 @@ def settings(config: Mapping[str, Any], region: str, ipv6_only: bool = False) ->
         os_family=config["ECS_DETAILED_OS_FAMILY"],
         max_attempts=max(1, int(config["AWS_MAX_ATTEMPTS"])),
         fips=bool(config["AWS_USE_FIPS_ENDPOINT"]),
-        dual_stack=bool(config["AWS_USE_DUALSTACK_ENDPOINT"]) or ipv6_only,
+        dual_stack=bool(config["AWS_USE_DUALSTACK_ENDPOINT"]) or config["ECS_INSTANCE_IP_COMPATIBILITY"] == "ipv6",
     )
 
 

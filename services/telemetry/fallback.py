@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
+import time
 from collections.abc import Callable, Generator
 from contextlib import closing
 
@@ -89,9 +90,10 @@ class Fallback:
             yield from self._daemon.stream(self._container.docker_id)
             return
         yield self._poll()
-        gevent.sleep(random.uniform(0, POLL_SPREAD) * self._poll_seconds)
+        due = time.monotonic() + random.uniform(0, POLL_SPREAD) * self._poll_seconds
         while True:
-            gevent.sleep(self._poll_seconds)
+            due = max(due + self._poll_seconds, time.monotonic())  # a poll that took longer is followed by the next
+            gevent.sleep(due - time.monotonic())
             yield self._poll()
 
     def _poll(self) -> bytes:

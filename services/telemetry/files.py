@@ -72,10 +72,16 @@ def find_process(host: Host, docker_id: str, task_id: str) -> int | None:
     """The first process of the container, from the cgroup directories that Docker uses; None when there is none."""
     base = host.root if host.unified else f"{host.root}/memory"
     for directory in _places(base, docker_id, task_id):
-        processes = [int(pid) for pid in _optional(f"{directory}/cgroup.procs").split()]
-        if processes:
+        if processes := _processes(directory):
             return min(processes, key=lambda pid: _started(host, pid))
     return None
+
+
+def _processes(directory: str) -> list[int]:
+    """Those of a cgroup, or of all cgroups in it: systemd or Docker in a container moves every process further down."""
+    if not (processes := _optional(f"{directory}/cgroup.procs")):
+        processes = b"".join(_optional(f"{below}/cgroup.procs") for below, _, _ in os.walk(directory))
+    return [int(pid) for pid in processes.split()]
 
 
 def _places(base: str, docker_id: str, task_id: str) -> Iterator[str]:
@@ -93,11 +99,16 @@ def _started(host: Host, pid: int) -> int:
     return int(fields[19]) if len(fields) > 19 else 1 << 63
 
 
-def directories(host: Host, pid: int) -> dict[str, str]:
-    """The cgroup directories of a process: by controller in v1, under "" in v2. Raises Gone."""
+def directories(host: Host, pid: int, docker_id: str) -> dict[str, str]:
+    """The cgroup directories of a process's container: by controller in v1, under "" in v2. Raises Gone.
+
+    The process may be in a cgroup that was made inside of the container; the one that Docker made has all of it.
+    """
     found = {}
     for line in _optional(f"{host.proc}/{pid}/cgroup").decode().splitlines():
         _, controllers, path = line.split(":", 2)
+        above, named, below = path.partition(docker_id)
+        path = f"{above}{named}{below.partition('/')[0]}"
         if host.unified and not controllers:
             found[""] = f"{host.root}{path}"
         for name in controllers.split(",") if not host.unified else ():
@@ -114,10 +125,10 @@ def directories(host: Host, pid: int) -> dict[str, str]:
 class Files:
     """The open files of one running container. Close it when the container is gone."""
 
-    def __init__(self, host: Host, pid: int, network: bool) -> None:
+    def __init__(self, host: Host, pid: int, docker_id: str, network: bool) -> None:
         self.host, self.pid = host, pid
         self._form = form_of(host.unified)
-        self._directories = directories(host, pid)
+        self._directories = directories(host, pid, docker_id)
         self._namespace = self._namespace_of(pid)
         own_network = network and self._namespace != self._namespace_of("self")
         self._descriptors = [self._open(name) for name in self._form.FILES]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import resource
 import time
+from collections.abc import Callable
 
 import gevent
 import gevent.event
@@ -17,13 +18,13 @@ from common import discovery, logs
 from common.bus import RESET, Change, FeedItem
 from common.errors import Temporary
 from common.host_paths import host_path
+from common.keep import keep
 from common.keys import FACTS, FACTS_ID, INSTANCE, INSTANCE_ID, SESSION, TASK
 from common.model.agent import DockerFacts, Instance
 from common.model.agent import Session as SessionDocument
 from common.model.task import Task
 from common.own_keys import OwnCredentials
 from common.process import Context
-from common.proxy import default_no_proxy
 from services.telemetry.core.book import Book
 from services.telemetry.core.doctor import RuntimeCheck
 from services.telemetry.core.requests import Sender
@@ -39,6 +40,7 @@ from services.telemetry.session import Outlet, Session, Timers
 from services.telemetry.snapshots import Snapshots
 
 LISTEN_SECONDS = 5.0  # longest wait for something new in the volatile Redis
+RECONCILE_SECONDS = 300.0  # between two reads of all documents, should the feed have kept something back
 FOLLOW_PAUSE_SECONDS = 0.25  # a task that starts changes six times within moments; one look at the last one will do
 DEFAULT_INTERVAL_SECONDS = 10.0
 ACS, TCS = "acs", "tcs"  # ids of the session documents
@@ -47,7 +49,6 @@ ACS, TCS = "acs", "tcs"  # ids of the session documents
 def serve(context: Context) -> int:
     """Run until the context is stopping."""
     raise_file_limit()
-    default_no_proxy(Daemon().socket_path)
     Service(context, this_host()).run()
     return 0
 
@@ -76,10 +77,10 @@ class Service:
         self._daemon = Daemon(config["DOCKER_HOST"])
         self._restarts = Restarts(self._durable)
         self.sampler = Sampler(self.book, host, self._daemon, self._restarts, polling, interval)
-        self._snapshots = Snapshots(self.book, self.sampler, self._volatile)
+        self._registered, self._loaded = gevent.event.Event(), gevent.event.Event()
+        self._snapshots = Snapshots(self.book, self.sampler, self._volatile, self._loaded.is_set)
         self._boxes = (Mailbox(), Mailbox())
         self._instance, self._facts = Instance(), DockerFacts()
-        self._registered, self._loaded = gevent.event.Event(), gevent.event.Event()
         self._heartbeat_at = 0.0
         self._acs_revision: int | None = None  # of the last document about the ACS session, None before the first look
         self._session_revision = 0
@@ -92,27 +93,32 @@ class Service:
         """Run until the context is stopping."""
         stopping = self._context.stopping
         helpers: list[gevent.Greenlet[..., object]] = [
-            gevent.spawn(self._follow),
-            gevent.spawn(self.sampler.run, stopping, self._snapshots.publish),
-            gevent.spawn(self._talk),
+            self._keep("the reader of the documents", self._follow),
+            self._keep("the sampler", lambda: self.sampler.run(stopping, self._snapshots.publish)),
+            self._keep("the way to the telemetry backend", self._talk),
         ]
         stopping.wait()
         gevent.joinall(helpers, timeout=2.0)
         gevent.killall(helpers)
         self.sampler.close()
 
+    def _keep(self, name: str, job: Callable[[], None]) -> gevent.Greenlet:
+        return gevent.spawn(keep, name, job, lambda seconds: not self._context.stopping.wait(seconds))
+
     # -- the documents -------------------------------------------------------------------------
 
     def _follow(self) -> None:
-        """Keep the book in step with the task documents."""
-        feed = self._durable.feed()
+        """Keep the book in step with the task documents.
+
+        What was read and could not be handled is not lost: the reader that begins anew reads everything first.
+        """
+        feed, whole_at = self._durable.feed(), time.monotonic() + RECONCILE_SECONDS
         while not self._context.stopping.is_set():
-            try:
-                items = feed.read(1.0 if not self._loaded.is_set() else 5.0)
-                self._take(items)
-                self._context.stopping.wait(FOLLOW_PAUSE_SECONDS)
-            except Temporary as error:
-                self._log.debug("documents are not read: %s", error)
+            self._take(feed.read(1.0 if not self._loaded.is_set() else 5.0))
+            if time.monotonic() >= whole_at:
+                self._reload()
+                whole_at = time.monotonic() + RECONCILE_SECONDS
+            self._context.stopping.wait(FOLLOW_PAUSE_SECONDS)
 
     def _take(self, items: list[FeedItem]) -> None:
         if RESET in items:
@@ -168,7 +174,7 @@ class Service:
         self._context.ready()
         region = self._instance.region or config["AWS_DEFAULT_REGION"]
         keys = OwnCredentials(bool(config["ECS_EXTERNAL"]), config["ECS_ALTERNATE_CREDENTIAL_PROFILE"] or "default")
-        chosen = settings(config, region, config["ECS_INSTANCE_IP_COMPATIBILITY"] == "ipv6")
+        chosen = settings(config, region)
         finder = discovery.Discovery(
             discovery.TCS, Caller(chosen, keys).call, lambda: (self._sender().cluster, self._instance.arn),
             fixed=chosen.override,
@@ -187,9 +193,9 @@ class Service:
         publisher = Publisher(self.book, self._sender, *self._boxes, self._timers.publish, volume_use)
         session = Session(outlet, self._boxes, check, self._tell_session, self._timers)
         runners: list[gevent.Greenlet[..., object]] = [
-            gevent.spawn(publisher.run, stopping),
-            gevent.spawn(session.run, stopping),
-            gevent.spawn(self._listen, check, session),
+            self._keep("the publisher", lambda: publisher.run(stopping)),
+            self._keep("the telemetry session", lambda: session.run(stopping)),
+            self._keep("the listener to the ACS session", lambda: self._listen(check, session)),
         ]
         gevent.joinall(runners)
 
@@ -214,20 +220,15 @@ class Service:
 
     def _listen(self, check: RuntimeCheck, session: Session) -> None:
         """Follow the ACS session, notice a new Redis."""
-        feed, known = self._volatile.feed(), False
+        feed = self._volatile.feed()
         while not self._context.stopping.is_set():
-            try:
-                items = feed.read(LISTEN_SECONDS)
-                if RESET in items:
-                    if known:  # it was away, and perhaps came back without its data
-                        self._snapshots.announce_again()
-                        self._session_revision = 0
-                        self._save_session()
-                    known = True
-                if any(item == RESET or (item.kind, item.id) == (SESSION.name, ACS) for item in items):
-                    self._heard(check, session, self._volatile.get(SESSION, ACS, 2.0))
-            except Temporary as error:
-                self._log.debug("Redis is not listened to: %s", error)
+            items = feed.read(LISTEN_SECONDS)
+            if RESET in items:  # it was away, perhaps before this began, and perhaps came back without its data
+                self._snapshots.announce_again()
+                self._session_revision = 0
+                self._save_session()
+            if any(item == RESET or (item.kind, item.id) == (SESSION.name, ACS) for item in items):
+                self._heard(check, session, self._volatile.get(SESSION, ACS, 2.0))
 
     def _heard(self, check: RuntimeCheck, session: Session, acs: SessionDocument | None) -> None:
         """Check the container runtime at each heartbeat of ACS; drop the session when ECS deregistered the instance.

@@ -18,6 +18,8 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import gevent
 import gevent.event
@@ -25,6 +27,7 @@ import msgspec
 
 from common.backoff import Backoff
 from common.errors import Temporary
+from common.keep import keep
 from common.session import (
     ABNORMAL,
     GOING_AWAY,
@@ -46,6 +49,7 @@ from services.telemetry.core.samples import PUBLISH_SECONDS
 from services.telemetry.mailbox import Mailbox
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 HEARTBEAT_SECONDS, HEARTBEAT_JITTER = 60.0, 60.0
 DISCONNECT_SECONDS, DISCONNECT_JITTER = 30 * 60.0, 5 * 60.0
@@ -131,15 +135,27 @@ def frame(url: str, region: str, keys: Keys, body: bytes, at: float | None = Non
     return lines.encode() + b"\r\n" + body
 
 
-def kind_of(data: bytes) -> str:
-    """The type of a message from the backend. Raises msgspec.DecodeError for what cannot be understood."""
+def _read(text: str, type_: type[T]) -> T:
+    """JSON as `type_`. Raises msgspec.DecodeError for everything that it is not."""
     try:
-        return msgspec.json.decode(data, type=Envelope).type
+        return msgspec.json.decode(text, type=type_)
+    except RecursionError as error:
+        raise msgspec.DecodeError("nested too deeply") from error
+
+
+def kind_of(data: bytes) -> str:
+    """The type of a message from the backend. Raises msgspec.DecodeError for what cannot be understood.
+
+    Bytes that are no UTF-8 count as U+FFFD, as in Go.
+    """
+    text = data.decode("utf-8", "replace")
+    try:
+        return _read(text, Envelope).type
     except msgspec.DecodeError:
-        bare = msgspec.json.decode(data)
+        bare: object = _read(text, object)
         if isinstance(bare, dict) and len(bare) == 1:
-            name, text = next(iter(bare.items()))
-            if name in EXCEPTIONS and isinstance(text, str):
+            name, reason = next(iter(bare.items()))
+            if name in EXCEPTIONS and isinstance(reason, str):
                 return str(name)
         raise
 
@@ -147,7 +163,7 @@ def kind_of(data: bytes) -> str:
 def explain(refused: Refused) -> str:
     """A refused upgrade in the words of the exception that its body names, when it names one (spec 07 §12.2)."""
     try:
-        body = msgspec.json.decode(refused.body.encode())
+        body: object = _read(refused.body, object)
     except msgspec.DecodeError:
         return str(refused)
     if not isinstance(body, dict):
@@ -180,6 +196,12 @@ class Session:
     def run(self, stopping: gevent.event.Event) -> None:
         """Connect, serve, reconnect until `stopping`; then the socket is closed directly."""
         watch = gevent.spawn(self._abort_at, stopping)
+        try:
+            self._go_on(stopping)
+        finally:
+            watch.kill(block=False)
+
+    def _go_on(self, stopping: gevent.event.Event) -> None:
         short = False
         while not stopping.is_set():
             began = time.monotonic()
@@ -198,7 +220,6 @@ class Session:
             short = brief
             self._changed(False, str(ended))
             stopping.wait(delay)
-        watch.kill(block=False)
 
     def drop(self, reason: str) -> None:
         """Close the socket directly, if there is one; the session goes on with back-off."""
@@ -242,11 +263,18 @@ class Session:
     def _serve(self, channel: Channel, url: str) -> Temporary:
         timers = self._timers
         lifetime = timers.disconnect + random.uniform(0, timers.disconnect_jitter)
+
+        def pause(seconds: float) -> bool:
+            gevent.sleep(seconds)
+            return not channel.closing
+
         helpers: list[gevent.Greenlet[..., object]] = [
             gevent.spawn_later(lifetime, channel.close, NORMAL, EXPIRED),
-            gevent.spawn(self._tell_status, channel, url),
+            gevent.spawn(keep, "telling the status of the instance", lambda: self._tell_status(channel, url), pause),
         ]
-        helpers += [gevent.spawn(self._empty, box, channel, url) for box in self._boxes]
+        for box in self._boxes:
+            job = partial(self._empty, box, channel, url)
+            helpers.append(gevent.spawn(keep, "emptying a mailbox of telemetry", job, pause))
         self._arm(channel)
         try:
             while True:
@@ -268,7 +296,7 @@ class Session:
         elif kind in EXCEPTIONS:
             log.warning("the telemetry backend reports an error: %s", data[:1024].decode("utf-8", "replace"))
         elif kind not in RECOGNISED:
-            log.warning("the telemetry backend sent a message of the unknown type %s; it is ignored", kind)
+            log.warning("the telemetry backend sent a message of the unknown type %s; it is ignored", kind[:80])
 
     def _arm(self, channel: Channel) -> None:
         self._disarm()

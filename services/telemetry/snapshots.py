@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import gevent
@@ -30,6 +31,7 @@ from common.model.agent import ContainerStats, TaskStats
 from services.telemetry.core.book import Book, TaskEntry, Watched
 from services.telemetry.core.dockerstats import Rates, render
 from services.telemetry.core.metrics import usable_rates
+from services.telemetry.core.numbers import number
 from services.telemetry.sampler import Sampler
 
 if TYPE_CHECKING:
@@ -42,10 +44,12 @@ ANNOUNCE_SECONDS = 5.0
 
 
 class Snapshots:
-    """Writes the stats documents of all tasks of the book."""
+    """Writes the stats documents of all tasks of the book; `complete` tells whether the book has all of them yet."""
 
-    def __init__(self, book: Book, sampler: Sampler, store: Store | MemoryStore) -> None:
-        self._book, self._sampler, self._store = book, sampler, store
+    def __init__(
+        self, book: Book, sampler: Sampler, store: Store | MemoryStore, complete: Callable[[], bool] = lambda: True
+    ) -> None:
+        self._book, self._sampler, self._store, self._complete = book, sampler, store, complete
         self._announced: dict[str, tuple[str, ...]] = {}  # task ARN -> Docker ids of the last announced document
         self._shown: dict[str, int] = {}  # task ARN -> readings that went into the document that was written last
         self._revision = time.time_ns() // 1_000_000  # above that of any earlier run
@@ -65,7 +69,7 @@ class Snapshots:
 
     def _write(self) -> None:
         try:
-            if not self._stale_looked_for:
+            if self._complete() and not self._stale_looked_for:
                 self._drop_stale()
             self._announce()
             self._refresh()
@@ -118,7 +122,7 @@ class Snapshots:
             return b"null"
         network = entry.network
         rates = usable_rates(network.queue if network else container.queue)
-        return render(stats, network.interfaces if network else None, Rates(*rates) if rates else None)
+        return render(stats, network.interfaces if network else None, Rates(*map(number, rates)) if rates else None)
 
 
 def _readings(entry: TaskEntry) -> int:

@@ -137,7 +137,7 @@ class Source:
         return self._files is not None
 
     def _open(self, pid: int) -> None:
-        self._files = Files(self._host, pid, self.container.own_network)
+        self._files = Files(self._host, pid, self.container.docker_id, self.container.own_network)
         self._misses = 0
         self._fallback = None
         known, self._identity = self._identity, self._files.identity
@@ -154,7 +154,9 @@ class Source:
 
     def _restarted(self) -> None:
         container = self.container
-        container.restart_seen_at, container.before = time.time_ns(), container.last
+        container.restart_seen_at = time.time_ns()
+        if container.last is not None:  # seen before anything was read: what an earlier run saved still counts
+            container.before = container.last
         self._restarts.save(container.docker_id, container.restart_seen_at, container.before)
 
     def _missed(self, gone: Gone) -> None:

@@ -65,7 +65,8 @@ class TaskEntry:
     container_count: int
     containers: dict[str, Watched] = field(default_factory=dict)  # by Docker id
     network: Network | None = None
-    service_connect: Holder | None = None
+    has_proxy: bool = False  # a Service Connect task, whether its proxy runs or not
+    service_connect: Holder | None = None  # from when the proxy runs
     volumes: tuple[tuple[str, str, str], ...] = ()  # EBS: id, name, directory below /mnt/ecs/ebs
 
     @property
@@ -153,6 +154,7 @@ class Book:
         if self.metrics and entry.network is None and entry.network_mode == "awsvpc" and entry.pause():
             entry.network = Network()
         name = serviceconnect.proxy_name(task)
+        entry.has_proxy = bool(name)
         if name and entry.service_connect is None and any(c.name == name for c in entry.containers.values()):
             entry.service_connect = Holder()
 

@@ -96,7 +96,7 @@ def network_source(entry: TaskEntry, container: Watched) -> Queue | None:
     """Whose network counters are reported for a container: its own, its task's, or none (spec 07 §8)."""
     is_pause = container.type == ContainerType.CNI_PAUSE
     if entry.network_mode == "bridge":
-        return None if is_pause and entry.service_connect else container.queue
+        return None if is_pause and entry.has_proxy else container.queue
     if entry.network_mode == "awsvpc":
         return None if is_pause or entry.network is None else entry.network.queue
     return None

@@ -35,13 +35,13 @@ def f32(value: float) -> float:
 
 def number(value: float) -> Any:
     """`value` as a JSON number in Go's form: whole values without a fraction, exponents only beyond 1e-6 and 1e21."""
-    if value == int(value):
-        return int(value) if abs(value) < 1e21 else msgspec.Raw(repr(value).encode())
     text = repr(value)
     if "e" not in text:
-        return value
-    if abs(value) >= 1e-6:
+        return int(value) if value == int(value) else value
+    if 1e-6 <= abs(value) < 1e21:
         return msgspec.Raw(f"{Decimal(text):f}".encode())
+    if abs(value) >= 1e21:
+        return msgspec.Raw(text.encode())
     mantissa, _, exponent = text.partition("e")
     return msgspec.Raw(f"{mantissa}e{int(exponent)}".encode())
 

@@ -35,7 +35,7 @@ class Connection:
     frames: list[tuple[float, int, bytes]] = field(default_factory=list)  # time, opcode, payload
     closed: bool = False
 
-    def send(self, text: str, opcode: int = 1, fin: bool = True) -> None:
+    def send(self, text: str | bytes, opcode: int = 1, fin: bool = True) -> None:
         """Send one unmasked frame."""
         data = text.encode() if isinstance(text, str) else text
         head = bytes([(0x80 if fin else 0) | opcode])

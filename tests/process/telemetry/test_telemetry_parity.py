@@ -131,7 +131,7 @@ def test_the_cpu_time_in_the_files_of_v2_is_that_of_docker_too(containers: Conta
         pid = find_process(host, pair.docker_id, "no-task")
         if pid is None:
             pytest.skip("the engine makes no cgroup of v2 here")
-        files = Files(host, pid, True)
+        files = Files(host, pid, pair.docker_id, True)
         reader = Reader(True, host.cpus, host.memory)
 
         def both() -> tuple[DockerStats, dict[str, Any]] | None:

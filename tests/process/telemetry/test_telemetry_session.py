@@ -18,13 +18,14 @@ from services.telemetry.session import Outlet, Session, Timers
 from tests.process.telemetry.tcs_server import TcsServer
 
 SENDER = Sender("default", "arn:i")
+KEYS = Keys("AKID", "secret", "token")
 Eventually = Callable[..., object]
 
 
 class Client:
     """A session under test with its mailboxes."""
 
-    def __init__(self, server: TcsServer, timers: Timers) -> None:
+    def __init__(self, server: TcsServer, timers: Timers, keys: Callable[[], Keys] = lambda: KEYS) -> None:
         self.boxes = (Mailbox(), Mailbox())
         self.check = RuntimeCheck(time.time())
         self.changes: list[tuple[bool, str]] = []
@@ -32,7 +33,7 @@ class Client:
         outlet = Outlet(
             sender=lambda: SENDER,
             endpoint=lambda: server.url + "/tcs/",
-            keys=lambda: Keys("AKID", "secret", "token"),
+            keys=keys,
             region="us-west-2",
             docker_version=lambda: "25.0.6",
         )
@@ -50,8 +51,8 @@ def client(tcs: TcsServer) -> Iterator[Callable[..., Client]]:
     """Start sessions with shortened timers."""
     made: list[Client] = []
 
-    def start(**timers: float) -> Client:
-        made.append(Client(tcs, Timers(**timers)))
+    def start(keys: Callable[[], Keys] = lambda: KEYS, **timers: float) -> Client:
+        made.append(Client(tcs, Timers(**timers), keys))
         return made[-1]
 
     yield start
@@ -107,6 +108,36 @@ def test_a_heartbeat_is_not_answered_and_a_ping_is(tcs, client, eventually: Even
     connection.send("payload", opcode=9)
     eventually(lambda: connection.frames)
     assert [(opcode, data) for _, opcode, data in connection.frames] == [(10, b"payload")]
+
+
+def test_what_cannot_be_understood_ends_nothing(tcs, client, eventually: Eventually, caplog):
+    """An acknowledgement with bytes that are no text counts; a message that is nested too deeply is ignored."""
+    one = client()
+    eventually(lambda: tcs.connections)
+    (connection,) = tcs.connections
+    connection.send(b'{"type":"AckPublishMetric","message":{"message":"\xff"}}')
+    connection.send("[" * 60_000)
+    connection.send("payload", opcode=9)
+    eventually(lambda: connection.frames)
+    assert one.changes == [(True, "")] and not one.greenlet.ready()
+    assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == [
+        "a message of the telemetry backend cannot be understood (nested too deeply); it is ignored"
+    ]
+
+
+def test_a_mailbox_is_emptied_again_after_an_error_that_nobody_foresaw(tcs, client, eventually: Eventually):
+    """The reader goes on meanwhile; without it the session would stay open and say nothing."""
+    asked = []
+
+    def keys() -> Keys:
+        asked.append(1)
+        if len(asked) == 2:  # the first frame after the upgrade
+            raise KeyError("nobody foresaw this")
+        return KEYS
+
+    client(keys).put("one")
+    eventually(lambda: tcs.messages(METRICS))
+    assert len(tcs.connections) == 1
 
 
 def test_silence_ends_the_session_with_a_close_frame_and_the_next_one_follows(tcs, client, eventually: Eventually):

@@ -153,6 +153,29 @@ def test_a_refused_name_stays_and_the_others_go():
     assert ("sha256:a", "b") in place.told() and ("sha256:a", "a") not in place.told()
 
 
+@pytest.mark.parametrize("there", [{"moved": "sha256:new"}, {}])
+def test_an_image_without_a_name_goes_by_its_id(there: dict[str, str]):
+    """One of its names has moved, the other is gone, or both are: it would stay for ever without a record."""
+    place = Place({**there, "-": "sha256:a"}, old("sha256:a", "moved", "gone"))
+    assert place.run() == 1
+    assert [name for name, _ in place.docker.removed] == ["sha256:a"] and place.told() == [("sha256:a", "")]
+    assert place.docker.all == there
+
+
+def test_an_image_of_which_docker_says_nothing_stays(monkeypatch: pytest.MonkeyPatch):
+    """The name that was not answered for may be its own."""
+    place = Place({"-": "sha256:a", "moved": "sha256:new"}, old("sha256:a", "moved", "silent"))
+    inspect = place.docker.inspect_image
+
+    def silent(name: str) -> dict[str, Any]:
+        if name == "silent":
+            raise OSError("timed out")
+        return inspect(name)
+
+    monkeypatch.setattr(place.docker, "inspect_image", silent)
+    assert place.run() == 0 and place.docker.removed == [] and place.told() == [("sha256:a", "moved")]
+
+
 def test_a_cycle_that_is_used_up_leaves_untracked_images_alone():
     """Case 29, better: five removals leave a budget of none; the next cycle has five for the others."""
     names = [f"t{n}" for n in range(5)]

@@ -112,7 +112,7 @@ def test_only_a_pull_that_succeeded_counts_for_once(book: Book, pulled, failed, 
 
 def test_an_image_that_a_cycle_removed_is_pulled_again(book: Book):
     """Case 46."""
-    book.use("t1", "busybox", A)
+    book.images.released(book.use("t1", "busybox", A))
     assert book.images.pull_succeeded("busybox")
     book.images.removed(A, "busybox")
     assert not book.images.pull_succeeded("busybox")
@@ -140,14 +140,42 @@ def test_containers_of_the_same_name_in_two_tasks_are_two(book: Book):
 
 def test_a_lost_name_is_saved_and_the_last_one_ends_the_reference(book: Book):
     """Case 18: a crash between two names does not bring the first one back."""
-    book.use("t1", "a", A)
-    book.use("t2", "b", A)
+    for task in book.use("t1", "a", A), book.use("t2", "b", A):
+        book.images.released(task)
     book.images.removed(A, "b")
     book.images.flush()
     assert book.saved(A).names == ("a",)
     book.images.removed(A, "a")
     book.images.flush()
     assert book.bus.durable.get(keys.IMAGE, A) is None
+
+
+@pytest.mark.parametrize("name", ["busybox", "other", ""])
+def test_an_image_that_a_task_uses_meanwhile_keeps_its_record(book: Book, name: str):
+    """The removal and the word of it are two moments; a task that comes between them may have pulled the image again.
+
+    With `once` it may also have been content with what is gone now: the next one pulls.
+    """
+    book.images.released(book.use("t1", "busybox", A))
+    book.use("t2", "other", A)
+    book.images.removed(A, name)
+    book.images.flush()
+    assert (book.saved(A).names, book.saved(A).containers) == (("busybox", "other"), ("t2/c",))
+    assert not book.images.pull_succeeded("other")
+
+
+def test_an_image_that_comes_back_at_once_is_written_down(book: Book):
+    """The store still has the old record, and would take a new one for an old one that was repeated."""
+    book.images.released(book.use("t1", "busybox", A))
+    book.images.flush()
+    book.images.removed(A)
+    book.use("t2", "busybox", A)
+    assert book.saved(A).containers == ("t2/c",)
+    book.images.released(Task(arn="t2", revision=1, containers=(Container(name="c", image_id=A),)))
+    book.images.removed(A)
+    book.images.flush()
+    book.use("t3", "busybox", A)
+    assert book.saved(A).containers == ("t3/c",) and book.saved(A).revision == 1, "it began anew"
 
 
 def restarted(book: Book, *tasks: Task) -> Images:

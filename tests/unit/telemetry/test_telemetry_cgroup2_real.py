@@ -57,7 +57,7 @@ def test_the_files_of_a_loaded_container_give_the_figures_of_docker(tmp_path: Pa
     docker = from_docker((DATA / name / "docker-stats.json").read_bytes())
     host = this_host(str(tmp_path / "cgroup"), str(tmp_path / "proc"))
     assert host.unified and find_process(host, docker_id, "no-task") == PID
-    files = Files(host, PID, True)
+    files = Files(host, PID, docker_id, True)
     at = 1_795_319_000_000_000_000
     reading = Reading(at, files.read(), files.read_network(), host.cpu())
     reader = Reader(True, 1, host.memory)

@@ -11,9 +11,18 @@ from pathlib import Path
 
 import pytest
 
+from common.memory import MemoryStore
+from common.model.status import ContainerStatus, TaskStatus
+from common.model.task import Container, RestartPolicy, Task
+from services.telemetry.core import cgroup2
+from services.telemetry.core.book import Book
+from services.telemetry.core.dockerstats import DockerStats
 from services.telemetry.core.readings import Reader, Reading
 from services.telemetry.core.samples import from_stats
-from services.telemetry.files import Files, Gone, Host, find_process, this_host
+from services.telemetry.dockerd import Daemon
+from services.telemetry.files import Files, Gone, Host, directories, find_process, this_host
+from services.telemetry.restarts import Restarts
+from services.telemetry.source import Source
 
 ID, TASK, PID, HOST_PID = "4f7d0c3b" * 8, "fedcba9876543210fedcba9876543210", 4242, 1
 PLACES = {
@@ -97,10 +106,58 @@ def test_a_container_is_found_in_the_places_of_both_drivers(make: Make, place: s
     assert find_process(host, "another", TASK) is None
 
 
+@pytest.mark.parametrize("below", ["init", "init.scope", "docker/" + "5e" * 32])
+def test_a_container_that_moves_its_processes_into_cgroups_of_its_own_is_read_whole(make: Make, below: str):
+    """Docker in a container, or systemd: its own cgroup has no process and the figures of all of them."""
+    place = PLACES["systemd"]
+    host = make(place)
+    write(Path(host.root) / place / "cgroup.procs", "")
+    write(Path(host.root) / place / below / "cgroup.procs", f"{PID + 1}\n{PID}\n")
+    write(Path(host.root) / place / below / "memory.current", "1\n")
+    write(Path(host.proc) / str(PID) / "cgroup", f"0::/{place}/{below}\n")
+    assert find_process(host, ID, TASK) == PID
+    files = Files(host, PID, ID, True)
+    assert files.read() == tuple(FILES[name].encode() for name in cgroup2.FILES)
+    files.close()
+
+
+def test_on_v1_too_the_whole_container_is_read(make: Make):
+    """By controller, each with the path that it has."""
+    host = make(PLACES["systemd"])._replace(unified=False)
+    write(Path(host.proc) / str(PID) / "cgroup", f"5:memory:/docker/{ID}/init\n4:cpu,cpuacct:/docker/{ID}\n1:pids:/x\n")
+    root = f"{host.root}/"
+    assert directories(host, PID, ID) == {
+        "memory": f"{root}memory/docker/{ID}", "cpu": f"{root}cpu/docker/{ID}", "cpuacct": f"{root}cpuacct/docker/{ID}",
+        "pids": f"{root}pids/x",
+    }  # fmt: skip
+
+
+def test_a_restart_before_the_first_reading_keeps_what_an_earlier_run_saved(make: Make):
+    """The total goes on from it (spec 07 §7: unchanged if there is none)."""
+    place = PLACES["systemd"]
+    host, restarts, saved = make(place), Restarts(MemoryStore()), DockerStats(id=ID, num_procs=3)
+    restarts.save(ID, 5, saved)
+    policy = RestartPolicy(enabled=True)
+    one = Container(name="c", docker_id=ID, known=ContainerStatus.RUNNING, restart_policy=policy)
+    book = Book()
+    book.apply(Task(arn=f"a/{TASK}", family="f", containers=(one,), known=TaskStatus.RUNNING))
+    ((entry, watched),) = book
+    source = Source(host, Daemon(), restarts, entry, watched, 0.0)
+    assert source._find() and watched.before is not None
+    source._lose()
+    kept = Path(host.root) / place
+    kept.rename(kept.with_suffix(".old"))
+    make(place)
+    assert source._find()
+    source.close()
+    assert watched.restart_seen_at > 5 and watched.before is not None and watched.before.num_procs == 3
+    assert restarts.get(ID)[1] is not None
+
+
 def test_the_files_give_the_numbers_of_the_worked_example(make: Make):
     """Spec 07 §17.6, with the lines that Docker leaves out and those that kernels before 6 do not have."""
     host = make(PLACES["systemd"])
-    files = Files(host, PID, True)
+    files = Files(host, PID, ID, True)
     reading = Reading(10**18, files.read(), files.read_network(), host.cpu())
     reader = Reader(True, 2, host.memory)
     stats = reader.stats(reading, files.read_extra(), "/name", "id")
@@ -125,7 +182,7 @@ def test_the_files_give_the_numbers_of_the_worked_example(make: Make):
 
 def test_the_network_of_the_host_is_not_read(make: Make):
     """The namespace of the process is our own: its table would show the host's interfaces."""
-    files = Files(make(PLACES["cgroupfs"], "host"), PID, True)
+    files = Files(make(PLACES["cgroupfs"], "host"), PID, ID, True)
     assert files.read_network() == b""
     files.close()
 
@@ -135,7 +192,7 @@ def test_a_cgroup_without_some_controllers_counts_as_zero(make: Make):
     host = make(PLACES["cgroupfs"])
     for name in ("memory.current", "memory.stat", "memory.max", "memory.events", "io.stat"):
         (Path(host.root) / PLACES["cgroupfs"] / name).unlink()
-    files = Files(host, PID, False)
+    files = Files(host, PID, ID, False)
     reading = Reading(1, files.read(), files.read_network(), host.cpu())
     assert Reader(True, 2, 0).counters(reading)[1:] == (2175061500, 0, 0, 0, None, None)
     files.close()
@@ -144,14 +201,14 @@ def test_a_cgroup_without_some_controllers_counts_as_zero(make: Make):
 def test_a_process_that_went_is_noticed_even_if_its_cgroup_stays(make: Make):
     """A cgroup that could not be removed, and is used again, must not hide that the process is another one."""
     host = make(PLACES["cgroupfs"])
-    files = Files(host, PID, True)
+    files = Files(host, PID, ID, True)
     files.check()
     (Path(host.proc) / str(PID) / "ns/net").unlink()
     with pytest.raises(Gone):
         files.check()
     files.close()
     with pytest.raises(Gone):
-        Files(host, PID + 7, True)
+        Files(host, PID + 7, ID, True)
 
 
 def test_long_tables_are_read_to_their_end(make: Make):
@@ -159,6 +216,6 @@ def test_long_tables_are_read_to_their_end(make: Make):
     host = make(PLACES["cgroupfs"])
     table = NET_DEV + "".join(f"  veth{n}: {n} 1 0 0 0 0 0 0 1 1 0 0 0 0 0 0\n" for n in range(200))
     write(Path(host.proc) / str(PID) / "net/dev", table)
-    files = Files(host, PID, True)
+    files = Files(host, PID, ID, True)
     assert files.read_network() == table.encode()
     files.close()

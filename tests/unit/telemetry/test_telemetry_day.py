@@ -45,7 +45,7 @@ class FakeFiles:
 
     opened = 0
 
-    def __init__(self, host: Any, pid: int, network: bool) -> None:
+    def __init__(self, host: Any, pid: int, docker_id: str, network: bool) -> None:
         FakeFiles.opened += 1
         self.identity, self.pid, self.count = (0, FakeFiles.opened), pid, 0
 

@@ -106,15 +106,23 @@ def test_other_schemes_are_an_error():
         (b'{"type":"HeartbeatMessage","message":null}', "HeartbeatMessage"),
         (b'{"ServerException":"internal"}', "ServerException"),
         (b'{"type":"New","message":{"a":1}}', "New"),
+        (b'{"type":"AckPublishMetric","message":{"message":"\xff"}}', "AckPublishMetric"),
+        (b'{"ServerException":"\xff"}', "ServerException"),
         (b'{"type":"HeartbeatMessage"}', None),
         (b'{"type":"HeartbeatMessage","message":{"healthy":"yes"}}', None),
         (b'{"OtherException":"x"}', None),
         (b"[]", None),
         (b"nonsense", None),
+        (b"\xff", None),
+        (b"[" * 100_000, None),
+        (b'{"type":"New","message":{"a":' + b"[" * 100_000, None),
     ],
 )
 def test_incoming_messages_are_told_apart(data, kind):
-    """Spec 07 §12.4: without `message` or with a wrong type it is undecodable, null is accepted."""
+    """Spec 07 §12.4: without `message` or with a wrong type it is undecodable, null is accepted.
+
+    What is no UTF-8 is a replacement character, as in Go; nothing that a server sends is any other error.
+    """
     if kind is None:
         with pytest.raises(msgspec.DecodeError):
             kind_of(data)
@@ -131,6 +139,7 @@ def test_incoming_messages_are_told_apart(data, kind):
         ('{"type":"AckPublishMetric","message":{}}', "TCSError: Unknown error (AckPublishMetric)"),
         ("<html>", "unable to dial"),
         ("[1]", "unable to dial"),
+        ("[" * 1024, "unable to dial"),
     ],
 )
 def test_a_refused_upgrade_is_explained_by_its_body(body, text):

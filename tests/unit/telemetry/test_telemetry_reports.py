@@ -175,6 +175,19 @@ def test_pause_containers_of_a_service_connect_task_report_no_network():
     assert found == {"app": True, "~internal~ecs~pause-app": False, "sc": True}
 
 
+def test_pause_containers_have_no_network_before_the_proxy_runs_either():
+    """The task decides, not what of it runs: they are the first containers that do (spec 07 §8)."""
+    whole = service_connect_task()
+    starting = tuple(
+        msgspec.structs.replace(c, known=ContainerStatus.CREATED) if c.name == "sc" else c for c in whole.containers
+    )
+    book = book_of(msgspec.structs.replace(whole, containers=starting))
+    for _, one in book:
+        fill(one.queue)
+    found = {c["containerName"]: "networkStatsSet" in c for c in report(book).tasks[0]["containerMetrics"]}
+    assert found == {"app": True, "~internal~ecs~pause-app": False}
+
+
 def awsvpc_book(age_seconds=100.0):
     started = "2026-06-01T10:00:00Z"
     pause = container("~internal~ecs~pause", type=ContainerType.CNI_PAUSE, started_at=started)

@@ -189,11 +189,13 @@ def test_times_are_truncated_to_milliseconds_without_trailing_zeros(value, text)
     "value, text",
     [
         (119.0, "119"), (49.601844787597656, "49.601844787597656"), (1e-7, "1e-7"), (0.00001, "0.00001"),
-        (1e16, "10000000000000000"), (1e21, "1e+21"), (0.0, "0"), (0.5, "0.5"),
+        (1e16, "10000000000000000"), (1e21, "1e+21"), (0.0, "0"), (0.5, "0.5"), (2.0**53, "9007199254740992"),
+        (2.0**64, "18446744073709552000"), (-(2.0**64), "-18446744073709552000"), (2**64, "18446744073709551616"),
     ],
 )  # fmt: skip
 def test_doubles_are_written_as_go_writes_them(value, text):
-    """Whole values without a fraction, exponents only below 1e-6 and from 1e21 on."""
+    """Whole values without a fraction, exponents only below 1e-6 and from 1e21 on; of large ones the digits that tell
+    them apart, then zeros. Integers are what they are."""
     assert encode(number(value)).decode() == text
 
 
