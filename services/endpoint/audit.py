@@ -19,18 +19,19 @@ import gevent
 import gevent.event
 
 from common.logfiles import RollingFile
+from services.endpoint import paths
 
 log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 0.25
 BATCH_BYTES = 64 * 1024
 WAITING_LINES = 50_000  # kept while the disk does not answer
-LONGEST = 1024  # characters kept of a path or a user agent, which may be a megabyte each
+LONGEST = 1024  # bytes kept of a path or a user agent, which may be a megabyte each
 CREDENTIALS_PREFIX = "/v2/credentials/"
 
 
 class Audit:
-    """The log; `now` is the wall clock. `start` begins to write, `stop` writes what is left."""
+    """The log; `now` is the wall clock. `start` begins to write, `stop` writes what is left. A sink must not raise."""
 
     def __init__(self, sinks: list[Callable[[str], None]], now: Callable[[], float] = time.time) -> None:
         self.sinks, self.now = sinks, now
@@ -40,16 +41,18 @@ class Audit:
         self._greenlet: gevent.Greenlet | None = None
 
     def add(self, status: int, peer: str, path: str, agent: str, rest: str) -> None:
-        """One request. `peer` is address:port; `rest` is what follows the user agent, or "- " when it failed."""
+        """One request. `peer` is address:port; `rest` is what follows the user agent, or "- " when it failed.
+
+        `path` and `agent` are as WSGI hands them over.
+        """
         if len(self._lines) >= WAITING_LINES:
             self._lost += 1
             return
+        path, agent = paths.text(path[:LONGEST]), paths.text(agent[:LONGEST])
         if path.startswith(CREDENTIALS_PREFIX):
             path = CREDENTIALS_PREFIX[:-1]  # the id is a secret
         elif not path.isprintable():
-            path = path[:LONGEST].encode("unicode_escape").decode()  # a line end in a path must not begin a line here
-        if len(path) + len(agent) > LONGEST:
-            path, agent = path[:LONGEST], agent[:LONGEST]
+            path = path.encode("unicode_escape").decode()[:LONGEST]  # a line end must not begin a line here
         self._lines.append(f'{_stamp(int(self.now()))} {status} {peer or "-"} "{path}" "{agent}" {rest}\n')
         if len(self._lines) == 1:
             self._wake.set()
@@ -98,10 +101,7 @@ class Audit:
 
     def _write_batch(self, text: str) -> None:
         for sink in self.sinks:
-            try:
-                sink(text)
-            except OSError as error:
-                log.debug("audit lines could not be written: %s", error)
+            sink(text)
 
 
 class Silent(Audit):
@@ -137,22 +137,24 @@ def of_config(config: Mapping[str, Any]) -> Audit:
         max_bytes=int(float(config["ECS_LOG_MAX_FILE_SIZE_MB"]) * 1_000_000),
         keep=int(config["ECS_LOG_MAX_ROLL_COUNT"]),
     )
-    return Audit([_told_once(file), to_stdout])
+    return Audit([told_once(f"{file.path} (ECS_AUDIT_LOGFILE)", file.write), told_once("standard output", to_stdout)])
 
 
-def _told_once(file: RollingFile) -> Callable[[str], None]:
-    """A sink that says once, not at every batch, that the file cannot be written."""
+def told_once(name: str, write: Callable[[str], None]) -> Callable[[str], None]:
+    """A sink that says at the begin and at the end of an outage, not at every batch, that it cannot be written."""
     failing = False
 
     def sink(text: str) -> None:
         nonlocal failing
         try:
-            file.write(text)
-            failing = False
+            write(text)
         except OSError as error:
             if not failing:
-                log.error("the audit log %s (ECS_AUDIT_LOGFILE) cannot be written: %s; its lines go to standard "
-                          "output only", file.path, error)  # fmt: skip
+                log.warning("lines of the audit log are lost: %s cannot be written: %s", name, error)
             failing = True
+            return
+        if failing:
+            log.info("the audit log is written again: %s", name)
+        failing = False
 
     return sink

@@ -17,7 +17,7 @@ from services.endpoint.faultrequests import LATENCY, LOSS, Blackhole, Netem, is_
 log = logging.getLogger(__name__)
 
 Command = list[str]
-Result = tuple[int, bytes]
+Result = tuple[int, str]  # exit status and output
 Runner = Callable[[Command], Result]
 
 TABLES = {"ingress": "INPUT", "egress": "OUTPUT"}
@@ -33,7 +33,7 @@ RUNNING, STOPPED, NOT_RUNNING = "running", "stopped", "not-running"
 
 
 class CommandFailed(Exception):
-    """A command ended with a failure, or its output makes no sense."""
+    """A command cannot be run, ended with a failure, or its output makes no sense."""
 
 
 class Conflict(Exception):
@@ -138,7 +138,7 @@ class Operator:
     def _must(self, command: Command) -> None:
         status, output = self._run(command)
         if status:
-            raise CommandFailed(f"{' '.join(command)}: exit status {status}: {output[:500].decode(errors='replace')}")
+            raise CommandFailed(f"{' '.join(command)}: exit status {status}: {output[:500]}")
 
     # -- blackhole ---------------------------------------------------------------------------------
 
@@ -165,7 +165,7 @@ class Operator:
             try:
                 self._must(command)
             except CommandFailed as error:
-                # Hosts without IPv6 in the kernel fail here, and their tasks have nothing to lose by it.
+                # Hosts without IPv6 in the kernel, or without the tool, fail here: their tasks lose nothing by it.
                 if tool != "ip6tables" or self.target.ipv6_only:
                     raise
                 log.warning("a fault goes on without IPv6: %s", error)
@@ -187,7 +187,7 @@ class Operator:
         except ValueError:
             entries = None
         if status or not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
-            raise CommandFailed(f"tc cannot tell the queues of {interface}: {output[:500].decode(errors='replace')}")
+            raise CommandFailed(f"tc cannot tell the queues of {interface}: {output[:500]}")
         options = [e["options"] for e in entries if e.get("kind") == "netem" and isinstance(e.get("options"), dict)]
         loss = any(o.get("loss-random") is not None for o in options)
         return bool(options) and not loss, loss

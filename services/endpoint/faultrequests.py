@@ -66,13 +66,13 @@ def _integer(type_: str, bounds: tuple[int, int]) -> Reader:
 
 
 def _string(value: Any, struct: str, name: str) -> str:
-    if not isinstance(value, str) or isinstance(value, gojson.Number):
+    if not isinstance(value, str):
         raise gojson.wrong(value, struct, name, "string")
     return value
 
 
 def _strings(value: Any, struct: str, name: str) -> tuple[str, ...]:
-    if not isinstance(value, list):
+    if gojson.kind_of(value) != "array":
         raise gojson.wrong(value, struct, name, "[]*string")
     return tuple("" if item is None else _string(item, struct, name) for item in value)
 
@@ -110,7 +110,7 @@ def decode(fault: str, data: bytes) -> Fields:
         raise gojson.WrongType(f"json: cannot unmarshal {gojson.kind_of(value)} into Go value of type types.{struct}")
     names = {name.lower(): name for name in readers}
     fields = Fields()
-    for key, member in value.members:
+    for key, member in value:
         name = names.get(key.casefold())
         if name is not None:
             fields.values[name.lower()] = None if member is None else readers[name](member, struct, name)

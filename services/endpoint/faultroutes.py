@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import signal
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -18,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import gevent
-from gevent.os import make_nonblocking, nb_read
 
-from common import logs
+from common import command, logs
 from common.model.task import Task
-from services.endpoint import faulttargets
+from services.endpoint import faulttargets, paths
+from services.endpoint.audit import LONGEST
 from services.endpoint.faultcommands import (
     NOT_RUNNING,
     RUNNING,
@@ -37,7 +36,7 @@ from services.endpoint.faultcommands import (
 from services.endpoint.faultrequests import BLACKHOLE, LATENCY, LOSS, Blackhole, Invalid, Netem, parse
 from services.endpoint.metadata import NO_TASK, Finder
 from services.endpoint.reply import NOT_YET_TEXT, TEXT, NotYet, Reply, document
-from services.endpoint.throttle import Throttle
+from services.endpoint.throttle import Throttle, key_of
 from services.endpoint.wire import BodyError
 
 log = logging.getLogger(__name__)
@@ -82,13 +81,14 @@ class FaultRoutes:
         def handle(environ: dict[str, Any], id_: str) -> Reply:
             started = time.monotonic()
             peer, path = environ["REMOTE_ADDR"], environ["PATH_INFO"]
-            if self.throttle.take((peer, path), self.now()):
+            if self.throttle.take((peer, key_of(path)), self.now()):
                 reply = self._answer(fault, operation, finder, environ, id_)
             else:
                 reply = Reply(429, DENIED, TEXT)
             duration = round((time.monotonic() - started) * 1000)
+            shown = paths.text(path[:LONGEST])
             log.info("The telemetry middleware is complete",
-                     **logs.fields(statusCode=reply.status, durationInMs=duration, path=path))  # fmt: skip
+                     **logs.fields(statusCode=reply.status, durationInMs=duration, path=shown))  # fmt: skip
             return reply._replace(headers=(
                 ("X-Rate-Limit-Duration", "1"),
                 ("X-Rate-Limit-Limit", f"{self.throttle.steady:.2f}"),
@@ -116,7 +116,7 @@ class FaultRoutes:
             name = f"check status {fault}" if operation == "status" else f"{operation} {fault}"
             return _error(500, f"{name}: request timed out")
         except (CommandFailed, OSError) as error:
-            log.error("%s %s for %s failed: %s", operation, fault, id_, error)
+            log.error("%s %s for %s failed: %s", operation, fault, id_[:LONGEST], error)
             return _error(500, INTERNAL)
         return document({"Status": status})
 
@@ -160,11 +160,11 @@ class FaultRoutes:
             return operator.start_netem(request) if request is not None else operator.stop_netem(fault)
 
     def _runner(self, until: float) -> Runner:
-        def run(command: Command) -> Result:
+        def run(words: Command) -> Result:
             remaining = until - self.now()
             if remaining <= 0:
                 raise TimedOut
-            return self.run(command, remaining)
+            return self.run(words, remaining)
 
         return run
 
@@ -197,40 +197,16 @@ def _request(fault: str, operation: str, environ: dict[str, Any]) -> Blackhole |
     return None  # stop and status of the tc faults take any body
 
 
-def run_command(command: Command, timeout_seconds: float) -> Result:
-    """Run without a shell; exit status and the combined output. Raises TimedOut after killing it, OSError.
-
-    A latency fault is 124 commands. subprocess would fork this process for each, 4 ms during which no request is
-    served; posix_spawn(3) shares its memory with the child until the program starts, 0.4 ms.
-    """
-    output, child_end = os.pipe2(os.O_CLOEXEC)
+def run_command(words: Command, timeout_seconds: float) -> Result:
+    """Run without a shell: exit status, and what it printed to either output. Raises TimedOut, CommandFailed."""
     try:
-        make_nonblocking(output)
-        try:
-            pid = os.posix_spawnp(command[0], command, os.environ, setsigdef=[signal.SIGPIPE], file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_DUP2, child_end, 1),
-                (os.POSIX_SPAWN_DUP2, child_end, 2),
-            ])  # fmt: skip
-        finally:
-            os.close(child_end)
-        try:
-            with gevent.Timeout(timeout_seconds, TimedOut):
-                return _outcome(pid, output)
-        except TimedOut:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            raise
-    finally:
-        os.close(output)
-
-
-def _outcome(pid: int, output: int) -> Result:
-    """Waits in the event loop: gevent has replaced waitpid(2), and knows of children that were spawned."""
-    said = b""
-    while data := nb_read(output, 1 << 16):
-        said += data
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), said
+        done = command.run(words, timeout_seconds)
+    except command.Late as error:
+        log.error("%s", error)
+        raise TimedOut from error
+    except command.CommandFailed as error:
+        raise CommandFailed(str(error)) from error
+    return done.status, done.out + done.err
 
 
 def _error(status: int, text: str) -> Reply:

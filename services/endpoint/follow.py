@@ -26,6 +26,7 @@ import redis
 from common import keys
 from common.bus import RESET, FeedItem
 from common.errors import Temporary
+from common.keep import keep
 from common.keys import CREDENTIALS, FACTS, INSTANCE, SESSION, STATS, TASK, Kind
 from services.endpoint.throttle import Bucket
 from services.endpoint.view import View
@@ -69,7 +70,7 @@ class Follower:
 
     def start(self) -> None:
         """Begin to follow."""
-        self._greenlets.append(gevent.spawn(self._run))
+        self._greenlets.append(gevent.spawn(keep, f"following Redis '{self.store.name}'", self._run, _pause))
 
     def stop(self) -> None:
         """Stop following; the view stays as it is."""
@@ -80,20 +81,11 @@ class Follower:
         return any(self._greenlets)
 
     def _run(self) -> None:
-        feed: FeedLike = self.store.feed()
+        feed: FeedLike = self.store.feed()  # a new one says first that everything must be read
         while True:
-            try:
-                self._take(feed.read(BLOCK_SECONDS))
-                crowded = not self._calm.take(time.monotonic())
-                gevent.sleep(CROWD_PAUSE_SECONDS if crowded else self.pause_seconds)
-            except Temporary as error:
-                log.debug("following Redis '%s' ends: %s", self.store.name, error)
-                return
-            except Exception:
-                # Whatever it is, a view that stands still would be worse than one that is read anew.
-                log.exception("a change in Redis '%s' cannot be taken over; reading everything anew", self.store.name)
-                gevent.sleep(1.0)
-                feed = self.store.feed()
+            self._take(feed.read(BLOCK_SECONDS))
+            crowded = not self._calm.take(time.monotonic())
+            gevent.sleep(CROWD_PAUSE_SECONDS if crowded else self.pause_seconds)
 
     def _take(self, items: list[FeedItem]) -> None:
         if RESET in items:
@@ -151,6 +143,11 @@ class Follower:
             self._refresh(kind.name, changed, LOOK_SECONDS)
             if entries:
                 self._examined = entries[0][0]
+
+
+def _pause(seconds: float) -> bool:
+    gevent.sleep(seconds)
+    return True
 
 
 class Source:

@@ -45,7 +45,8 @@ PROFILING_WRITE_SECONDS = 300.0
 DURABLE_SECONDS = 0.2  # how long the start waits for the durable Redis before it takes the last view instead
 VOLATILE_SECONDS = 0.3  # longest wait of the start for the credentials; without them those that tasks name are a 503
 POLL_SECONDS = 0.05
-DRAIN_SECONDS = 5.0
+DRAIN_SECONDS = 3.5  # for answers under way at the end; a second before the end by force is left for the audit log
+WORKERS_END_SECONDS = 0.5  # for further workers, which drain at the same time
 FILES_PER_PROCESS = 65536
 WORKER_HEALTHY_SECONDS = 30.0
 CPUS_PER_WORKER, MOST_WORKERS = 4, 4
@@ -71,7 +72,7 @@ def serve(context: Context) -> int:
     try:
         return Endpoint(context, workers).run()
     finally:
-        gevent.joinall(further, timeout=DRAIN_SECONDS)
+        gevent.joinall(further, timeout=WORKERS_END_SECONDS)
 
 
 def serve_as_worker(context: Context) -> int:
@@ -192,11 +193,11 @@ class Endpoint:
 
     def _close(self) -> None:
         greenlets = [gevent.spawn(server.drain, DRAIN_SECONDS) for server in self.servers]
-        gevent.joinall(greenlets, timeout=DRAIN_SECONDS + 1)
+        gevent.joinall(greenlets, timeout=DRAIN_SECONDS + 0.1)
+        self.audit.stop()  # before all else: what it holds is nowhere else
         self.source.stop()
         for one in self.background:
             one.stop()
-        self.audit.stop()
 
     def port_of(self, application: Callable[..., Any]) -> int:
         """The port that serves `application`."""
@@ -216,7 +217,7 @@ def _keep_worker(context: Context, number: int, workers: int) -> None:
         gevent.wait([process.result, context.stopping], count=1)  # type: ignore[attr-defined]  # gevent's Popen has it
         if context.stopping.is_set():
             process.terminate()
-            process.wait(timeout=DRAIN_SECONDS + 3)
+            process.wait()
             return
         if time.monotonic() - started > WORKER_HEALTHY_SECONDS:
             backoff.reset()

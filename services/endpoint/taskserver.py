@@ -6,7 +6,6 @@ remembered, so a busy path costs a look-up and not a walk through the table.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 import time
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 
 from common import logs
 from services.endpoint import paths
-from services.endpoint.audit import Audit
+from services.endpoint.audit import LONGEST, Audit
 from services.endpoint.aws import Ecs
 from services.endpoint.counts import FAULTS as FAULT_LIMIT
 from services.endpoint.counts import REQUESTS, TASKS, Counts
@@ -38,7 +37,7 @@ from services.endpoint.reply import (
 )
 from services.endpoint.stats import Stats
 from services.endpoint.tags import Tags
-from services.endpoint.throttle import Bucket, Throttle
+from services.endpoint.throttle import LONG_PATH, Bucket, Throttle, key_of
 from services.endpoint.wire import Slow
 
 log = logging.getLogger(__name__)
@@ -49,7 +48,6 @@ StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 DENIED = Reply(429, b"You have reached maximum request limit.", TEXT)
 ERROR_LINES, ERROR_LINES_BURST = 5.0, 50.0  # log lines a second about answers of 400 and above
 REMEMBERED_PATHS = 4096
-LONG_PATH = 512  # characters; a longer one is not remembered, or a client could fill the memory with paths
 GROUPS = (  # the class of a route for /metrics: the first word that is in its pattern
     ("credentials", "credentials"), ("task-protection", "task_protection"), ("fault", "fault_injection"),
     ("/stats", "stats"), ("associations", "associations"), ("/v2", "metadata_v2"), ("/v3", "metadata_v3"),
@@ -96,7 +94,7 @@ class TaskServer:
             ("X-Rate-Limit-Request-Remote-Addr", f"{address}:{environ['REMOTE_PORT']}"),
         ]
         route, parts = self._remembered(path) if len(path) <= LONG_PATH else self._find(path)
-        if self.throttle.take((address, _short(path)), self.now()):
+        if self.throttle.take((address, key_of(path)), self.now()):
             reply = self._dispatch(environ, route, parts)
         else:
             reply = DENIED
@@ -144,7 +142,9 @@ class TaskServer:
         if not self._complaints.take(self.now()):
             self._silenced += 1
             return
-        fields = {"status": reply.status, "requestType": name, "response": reply.body.decode() or "<empty>"}
+        # The answer repeats the id that it was asked for, which may be a megabyte.
+        response = reply.body[:LONGEST].decode(errors="replace") or "<empty>"
+        fields = {"status": reply.status, "requestType": name, "response": response}
         if self._silenced:
             fields["linesLeftOut"] = self._silenced
             self._silenced = 0
@@ -187,13 +187,6 @@ def _group(text: str) -> str:
 
 def _location(path: str, environ: Mapping[str, Any]) -> str:
     return paths.location(path, environ["QUERY_STRING"], bool(environ.get("endpoint.bare_query")))
-
-
-def _short(path: str) -> str:
-    """The path, or what stands for a long one: buckets keep their keys."""
-    if len(path) <= LONG_PATH:
-        return path
-    return hashlib.blake2b(path.encode("latin-1"), digest_size=16).hexdigest()
 
 
 def _credentials_rows(credentials: CredentialsEndpoint) -> Iterable[Row]:

@@ -6,10 +6,12 @@ same as new ones, so they are dropped now and then: the reference keeps every on
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Hashable
 from typing import Protocol
 
 SWEEP_AT = 1024  # buckets between two sweeps, at least
+LONG_PATH = 512  # characters; a longer one is kept nowhere, or a client could fill the memory with paths
 
 
 class Throttle(Protocol):
@@ -65,6 +67,13 @@ class Buckets:
         full_after = self.burst / self.steady
         self._buckets = {k: b for k, b in self._buckets.items() if now - b.last < full_after}
         self._sweep_at = max(SWEEP_AT, 2 * len(self._buckets))
+
+
+def key_of(path: str) -> str:
+    """The path, or what stands for a long one: buckets keep their keys."""
+    if len(path) <= LONG_PATH:
+        return path
+    return hashlib.blake2b(path.encode("latin-1"), digest_size=16).hexdigest()
 
 
 def limits(setting: object) -> tuple[float, float]:

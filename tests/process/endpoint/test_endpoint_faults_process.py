@@ -42,7 +42,7 @@ with socket.socket(family) as listener:
         except TimeoutError:
             print("dropped")
 """
-FROM_THE_KERNEL = (b"Error: ", b"RTNETLINK answers: ")
+FROM_THE_KERNEL = ("Error: ", "RTNETLINK answers: ")
 
 
 def rules(pid: int, tool: str = "iptables") -> str:
@@ -160,7 +160,7 @@ def test_the_filters_are_accepted_by_the_kernels_own_classifier(namespace):
     filters = [c for c in netem_start(request, "lo") if "u32" in c]
     assert len(filters) == 4
     for command in filters:
-        assert run_command([*prefix, *command], 5.0) == (0, b""), command
+        assert run_command([*prefix, *command], 5.0) == (0, ""), command
     shown = inside(namespace, "tc", "filter", "show", "dev", "lo")
     assert shown.count("flowid 1:3") == shown.count("flowid 1:1") == 2
 

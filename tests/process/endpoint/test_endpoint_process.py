@@ -11,7 +11,7 @@ from typing import Any
 import gevent
 import pytest
 
-from services.endpoint import follow
+from services.endpoint import audit, follow
 
 
 def test_listeners_open_with_the_registration_and_not_before(start, writers, eventually):
@@ -175,6 +175,23 @@ def test_the_audit_log_is_a_file_with_a_line_per_request(start, writers, run_dir
     assert len(path.read_text().splitlines()) == 3
 
 
+def test_the_audit_log_is_written_before_anything_else_is_ended(start, writers, run_dir, monkeypatch):
+    """The end may be cut short, and these lines are nowhere else."""
+    monkeypatch.setattr(audit, "FLUSH_SECONDS", 60.0)
+    writers.instance()
+    running = start()
+    running.get("/v1/credentials")
+    stop, path, written = running.endpoint.source.stop, run_dir / "audit.log", list[str]()
+
+    def stop_source() -> None:
+        written.extend(path.read_text().splitlines() if path.exists() else ())
+        stop()
+
+    monkeypatch.setattr(running.endpoint.source, "stop", stop_source)
+    running.stop()
+    assert len(written) == 1
+
+
 def test_the_throttle_holds_over_the_wire(start, writers):
     """ECS_TASK_METADATA_RPS_LIMIT as configured."""
     writers.instance()
@@ -325,7 +342,8 @@ def test_profiling_serves_diagnostics_only_when_it_is_on(start, writers):
     assert running.look("/debug/pprof").headers["Location"] == "/debug/pprof/"
     assert b"/debug/pprof/heap" in running.look("/debug/pprof/").body
     assert b"Greenlet" in running.look("/debug/pprof/goroutine").body
-    assert b"endpoint" in running.look("/debug/pprof/heap").body or running.look("/debug/pprof/heap").status == 200
+    heap = running.look("/debug/pprof/heap")
+    assert heap.status == 200 and heap.body.startswith(b"peak resident KiB: ")
     assert running.look("/debug/pprof/profile?seconds=1").status == 200
 
 

@@ -94,7 +94,7 @@ class World:
     view: View = field(default_factory=View)
     now: float = 1000.0
     commands: list[list[str]] = field(default_factory=list)
-    replies: Callable[[list[str]], tuple[int, bytes]] = lambda command: (1, b"")
+    replies: Callable[[list[str]], tuple[int, str]] = lambda command: (1, "")
     steady: float = 40.0
     burst: float = 60.0
     config: dict[str, Any] = field(default_factory=dict)
@@ -121,7 +121,7 @@ class World:
         self.introspection = Introspection(self.source, folders=[self.tmp])
         self.view.set_instance(Instance(arn=INSTANCE_ARN, cluster="c", region="us-west-2"))
 
-    def _run(self, command: list[str], _timeout: float) -> tuple[int, bytes]:
+    def _run(self, command: list[str], _timeout: float) -> tuple[int, str]:
         self.commands.append(command)
         return self.replies(command)
 

@@ -9,9 +9,10 @@ import pytest
 
 from common.model.task import NetworkInterface
 from services.endpoint import faulttargets
-from services.endpoint.faultcommands import Operator, Target, netem_start
+from services.endpoint.faultcommands import CommandFailed, Operator, Target, netem_start
 from services.endpoint.faultrequests import LOSS, parse
 from services.endpoint.faultroutes import run_command
+from services.endpoint.throttle import LONG_PATH
 
 E = "11111111-2222-4333-8444-555555555555"
 ARN = "arn:aws:ecs:us-west-2:111122223333:task/c/0a1b"
@@ -75,6 +76,17 @@ def test_the_fault_throttle_counts_every_post_and_nothing_else(world, task):
     assert post(world, "network-latency/status").status == 400
 
 
+def test_ids_of_a_megabyte_fill_neither_the_memory_nor_the_log(world, caplog):
+    """The throttle keeps its keys and the log its lines; any container may send such ids, a new one each time."""
+    with caplog.at_level("INFO"):
+        for number in range(3):
+            assert post(world, "network-latency/stop", b"", f"{number}{'x' * 900_000}").status == 404
+    keys = list(world.faults.throttle._buckets)
+    assert len(keys) == 3 and all(len(path) <= LONG_PATH for _, path in keys)
+    assert len(caplog.records) == 6, "one line of the fault and one of the server for each"
+    assert all(len(str(record.__dict__)) < 4096 for record in caplog.records)
+
+
 def test_the_task_is_checked_after_the_body(world, task):
     """Cases 64, 72 and 73; an unknown id is 404 without prefix."""
     answer = post(world, "network-latency/stop", b"", "nope")
@@ -94,7 +106,7 @@ def test_the_task_is_checked_after_the_body(world, task):
 
 def test_a_blackhole_lets_the_metadata_address_through(awsvpc):
     """Case 65: the commands in order."""
-    awsvpc.replies = lambda command: (1 if "-C" in command else 0, b"")
+    awsvpc.replies = lambda command: (1 if "-C" in command else 0, "")
     answer = post(awsvpc, "network-blackhole-port/start", BLACKHOLE_BODY)
     assert (answer.status, answer.json) == (200, {"Status": "running"})
     p = "nsenter --net=/p "
@@ -112,7 +124,7 @@ def test_a_blackhole_lets_the_metadata_address_through(awsvpc):
 
 def test_a_failing_ip6tables_matters_only_without_ipv4(awsvpc, task):
     """Cases 66 and 67."""
-    awsvpc.replies = lambda command: (1 if "-C" in command or "ip6tables" in command else 0, b"")
+    awsvpc.replies = lambda command: (1 if "-C" in command or "ip6tables" in command else 0, "")
     assert post(awsvpc, "network-blackhole-port/start", BLACKHOLE_BODY).json == {"Status": "running"}
     assert len([c for c in awsvpc.commands if "ip6tables" in c]) == 3
     only6 = NetworkInterface(ec2_id="e", mac_address="m", ipv6_addresses=("fd00::1",))
@@ -130,9 +142,26 @@ def test_a_failing_ip6tables_matters_only_without_ipv4(awsvpc, task):
     assert (answer.status, answer.json) == (500, {"Error": "internal error"})
 
 
+@pytest.mark.parametrize(("operation", "known"), [("start", False), ("stop", True)])
+def test_a_host_without_ip6tables_has_its_fault_all_the_same(world, task, operation, known):
+    """W13: a tool that is not installed is one that fails."""
+
+    def run(command: list[str], timeout: float) -> tuple[int, str]:
+        world.commands.append(command)
+        if command[0] == "ip6tables":
+            return run_command(["/nowhere/ip6tables"], timeout)
+        return (0 if known or "-C" not in command else 1), ""
+
+    world.view.set_task(task(enable_fault_injection=True, network_mode="host"))
+    world.faults.host_target, world.faults.run = lambda: Target("host", ("eth0",)), run
+    answer = post(world, f"network-blackhole-port/{operation}", BLACKHOLE_BODY)
+    assert (answer.status, answer.json) == (200, {"Status": {"start": "running", "stop": "stopped"}[operation]})
+    assert len([c for c in world.commands if c[0] == "ip6tables"]) == 3
+
+
 def test_a_running_blackhole_is_not_started_again_and_is_stopped_in_order(awsvpc):
     """Start is idempotent; stop empties, unhooks and deletes."""
-    awsvpc.replies = lambda command: (0, b"")
+    awsvpc.replies = lambda command: (0, "")
     assert post(awsvpc, "network-blackhole-port/start", BLACKHOLE_BODY).json == {"Status": "running"}
     assert len(awsvpc.commands) == 1
     assert post(awsvpc, "network-blackhole-port/status", BLACKHOLE_BODY).json == {"Status": "running"}
@@ -166,7 +195,7 @@ def test_unreadable_routes_are_told_before_the_missing_flag(world, task):
 
 def test_fifteen_percent_of_the_flows_get_fifteen_leaves(awsvpc):
     """Case 74."""
-    awsvpc.replies = lambda command: (0, b"[]")
+    awsvpc.replies = lambda command: (0, "[]")
     body = b'{"LossPercent":6,"FlowsPercent":15,"Sources":["10.0.0.0/8","fd00::/8"],"SourcesToFilter":["10.1.1.1"]}'
     assert post(awsvpc, "network-packet-loss/start", body).json == {"Status": "running"}
     lines = [line.removeprefix("nsenter --net=/p ") for line in words(awsvpc)]
@@ -192,9 +221,9 @@ def test_fifteen_percent_of_the_flows_get_fifteen_leaves(awsvpc):
     )
 
 
-LATENCY_TEXT = b'[{"kind":"netem","options":{"limit":1000,"delay":{"delay":0.1}}}]'
-JITTER_TEXT = b'[{"kind":"netem","options":{"limit":1000}}]'
-LOSS_TEXT = b'[{"kind":"netem","options":{"loss-random":{"loss":0.06}}}]'
+LATENCY_TEXT = '[{"kind":"netem","options":{"limit":1000,"delay":{"delay":0.1}}}]'
+JITTER_TEXT = '[{"kind":"netem","options":{"limit":1000}}]'
+LOSS_TEXT = '[{"kind":"netem","options":{"loss-random":{"loss":0.06}}}]'
 LATENCY_BODY = b'{"DelayMilliseconds":1,"JitterMilliseconds":0,"Sources":["10.0.0.1"]}'
 
 
@@ -207,9 +236,9 @@ LATENCY_BODY = b'{"DelayMilliseconds":1,"JitterMilliseconds":0,"Sources":["10.0.
         (JITTER_TEXT, "network-latency/status", 200, {"Status": "running"}),
         (LOSS_TEXT, "network-packet-loss/status", 200, {"Status": "running"}),
         (LOSS_TEXT, "network-latency/stop", 200, {"Status": "stopped"}),
-        (b"", "network-latency/status", 500, {"Error": "internal error"}),
-        (b"[]", "network-latency/status", 200, {"Status": "not-running"}),
-        (b'{"a":1}', "network-latency/status", 500, {"Error": "internal error"}),
+        ("", "network-latency/status", 500, {"Error": "internal error"}),
+        ("[]", "network-latency/status", 200, {"Status": "not-running"}),
+        ('{"a":1}', "network-latency/status", 500, {"Error": "internal error"}),
     ],
 )
 def test_what_tc_tells_decides(awsvpc, output, route, status, expected):
@@ -234,9 +263,9 @@ def test_all_interfaces_are_checked_before_any_is_changed():
     """A conflict on the second must not leave the first changed."""
     commands: list[list[str]] = []
 
-    def run(command: list[str]) -> tuple[int, bytes]:
+    def run(command: list[str]) -> tuple[int, str]:
         commands.append(command)
-        return 0, b"[]"
+        return 0, "[]"
 
     fault = parse(LOSS, b'{"LossPercent":1,"Sources":["1.2.3.4"],"FlowsPercent":1}')
     Operator(Target("host", ("a", "b")), run).start_netem(fault)
@@ -251,9 +280,22 @@ def test_a_command_that_hangs_is_killed_at_the_deadline(awsvpc):
     assert (answer.status, answer.json) == (500, {"Error": "check status network-latency: request timed out"})
 
 
+def test_a_command_that_is_not_installed_is_one_that_fails():
+    """The caller decides whether that matters."""
+    with pytest.raises(CommandFailed, match="/nowhere/tc cannot be run"):
+        run_command(["/nowhere/tc"], 5.0)
+
+
+def test_a_command_of_a_fault_gets_no_password_of_the_configuration(monkeypatch):
+    """nsenter, iptables and tc have no use for the passwords of registries."""
+    monkeypatch.setenv("ECS_ENGINE_AUTH_DATA", "secret")
+    status, found = run_command(["env"], 5.0)
+    assert status == 0 and "PATH=" in found and "ECS_" not in found
+
+
 def test_a_command_gives_its_status_and_both_outputs():
     """Standard output and standard error together."""
-    assert run_command(["sh", "-c", "echo out; echo err >&2; exit 3"], 5.0) == (3, b"out\nerr\n")
+    assert run_command(["sh", "-c", "echo out; echo err >&2; exit 3"], 5.0) == (3, "out\nerr\n")
 
 
 def test_the_namespace_of_another_process_is_refused(task, container, tmp_path: Path, monkeypatch):

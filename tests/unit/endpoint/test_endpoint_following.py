@@ -8,6 +8,7 @@ import gevent
 
 from common import keys
 from common.bus import Change
+from common.errors import Temporary
 from common.memory import MemoryFeed, MemoryStore
 from common.model.task import Task
 from services.endpoint.follow import CROWD_BURST, CROWD_PAUSE_SECONDS, Follower
@@ -71,4 +72,22 @@ def test_a_crowd_of_changes_is_taken_in_together(eventually):
         gevent.sleep(0.002)
     eventually(lambda: seen == {"t0": 198, "t1": 199, "t2": 197}, seconds=2)
     assert Feed.reads < 2 * CROWD_BURST
+    follower.stop()
+
+
+def test_a_change_that_cannot_be_taken_over_is_read_anew(eventually):
+    """Whatever it is: a view that stands still would be worse."""
+    store = Store()
+    follower, seen = following(store)
+    take, fails = follower.apply["task"], [Temporary("away"), KeyError("nobody foresaw this")]
+
+    def apply(id_, task):
+        if fails:
+            raise fails.pop()
+        take(id_, task)
+
+    follower.apply["task"] = apply
+    store.change(7)
+    eventually(lambda: seen.get("t1") == 7, seconds=5)
+    assert follower.alive()
     follower.stop()

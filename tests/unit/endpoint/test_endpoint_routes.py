@@ -255,12 +255,31 @@ def test_the_audit_log_has_ten_fields_for_success_and_a_trailing_space_for_failu
     ]
 
 
+def test_a_request_that_fails_warns_of_no_event_type(make_world, credentials, caplog):
+    """Only credentials of a role that we do not know do, once, when they are first served."""
+    world = make_world(burst=2.0)
+    for _ in range(3):
+        world.get("/v1/credentials")
+    assert [r.levelname for r in caplog.records] == ["ERROR", "ERROR"] and "Unknown" not in caplog.text
+    world.view.set_credentials("x", credentials(role_type="TaskMoon"))
+    assert world.get("/v2/credentials/x").status == world.get("/v2/credentials/x").status == 200
+    assert [r.getMessage() for r in caplog.records[2:]] == ["Unknown eventType: TaskMoon"]
+
+
 def test_a_path_cannot_forge_a_line_of_the_audit_log(make_world):
     """An encoded line end stays an escape."""
     world = make_world(burst=1.0)
     world.get("/x%0A2026")
     world.get("/x%0A2026")
     assert world.audited() == '2026-06-01T10:00:00Z 429 172.17.0.3:41822 "/x\\n2026" "" - \n'
+
+
+def test_the_audit_log_is_utf_8(make_world):
+    """WSGI hands bytes over as Latin-1; written like that they would be encoded twice."""
+    world = make_world(burst=1.0)
+    for _ in range(2):
+        world.get("/v4/%C3%A9", headers={"User-Agent": "caf\xc3\xa9 \xff"})
+    assert world.audited() == '2026-06-01T10:00:00Z 429 172.17.0.3:41822 "/v4/é" "café \ufffd" - \n'
 
 
 # -- associations ----------------------------------------------------------------------------------
