@@ -64,7 +64,7 @@ class Admission:
         self.queue.hold(task.arn, demand_of(task))
 
     def release(self, arn: str) -> None:
-        """The task has stopped: what it held is free at once."""
+        """The task has stopped: what it held, or its place in the queue, is free at once."""
         if self.queue.release(arn):
             self._wake()
 

@@ -19,8 +19,9 @@ from msgspec.structs import replace
 
 from common.errors import NamedError
 from common.logs import fields
-from common.model.task import Task
+from common.model.task import Container, Task
 from services.engine.core.effects import Action, Effect, Outcome
+from services.engine.core.states import is_pointless
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ SORT: dict[Action, str] = {
     Action.START_AGENT: "agent",
     Action.CHECK_AGENT: "agent",
 }  # every other one: docker
-PINGED = (Action.STOP, Action.REMOVE)
+PINGED = (Action.STOP, Action.REMOVE, Action.REMOVE_RESOURCE)
 
 
 class Performs(Protocol):
@@ -46,6 +47,8 @@ class Performs(Protocol):
     def perform(self, task: Task, effect: Effect) -> Outcome: ...
 
     def cancel(self, task_arn: str, container: str = "") -> None: ...
+
+    def ended(self, container: Container) -> None: ...
 
 
 class Crew:
@@ -76,7 +79,10 @@ class Crew:
     def perform(self, effect: Effect, task: Callable[[], Task]) -> Outcome:
         """Perform and wait for the outcome. Never raises."""
         with self._places[SORT.get(effect.action, "docker")], self._gate(effect.action):
-            outcome = self._perform(effect, task())
+            now = task()
+            if is_pointless(effect, now):
+                return Outcome(action=effect.action, target=effect.target, skipped=True)
+            outcome = self._perform(effect, now)
             if effect.action in PINGED and outcome.error is not None and not outcome.gone:
                 return self._with_ping(effect, outcome, task())
             return outcome
@@ -105,8 +111,10 @@ class Crew:
         try:
             return self.hands.perform(task, effect)
         except Exception as error:
-            log.critical("%s of %s failed unexpectedly", effect.action, effect.target, exc_info=True)
-            log.error("the effect counts as failed", **fields(task=task.arn, action=effect.action))
+            log.critical(
+                "%s %s: an unexpected fault; it counts as failed",
+                effect.action, effect.target, exc_info=True, **fields(task=task.arn),
+            )  # fmt: skip
             text = f"{type(error).__name__}: {error}"
             return Outcome(action=effect.action, target=effect.target, error=NamedError("UnknownError", text))
 

@@ -33,7 +33,7 @@ from common.model.messages import (
     StopVerified,
 )
 from common.model.status import TaskStatus
-from common.model.task import Resource, Task
+from common.model.task import Container, Resource, Task
 from common.serviceconnect import proxy_name
 from services.engine.admission import Admission, host_of
 from services.engine.core.decide import Admitted, CredentialsArrived, Desire, Happened, Inadmissible, PullBegan
@@ -65,6 +65,8 @@ class HandsLike(Protocol):
 
     def cancel(self, task_arn: str, container: str = "") -> None: ...
 
+    def ended(self, container: Container) -> None: ...
+
     def events(self) -> Iterator[DockerEvent | Resync]: ...
 
     def facts(self) -> DockerFacts: ...
@@ -79,11 +81,13 @@ class HandsLike(Protocol):
 
     def forget_instance(self) -> None: ...
 
+    def forget(self, task: Task) -> None: ...
+
     def list_containers(self) -> list[tuple[str, str, dict[str, str], str]]: ...
 
     def wait_until_docker_answers(self, stopping: Any) -> object: ...
 
-    def resources_for(self, task: Task, facts: DockerFacts, config: Config) -> Iterable[Resource]: ...
+    def resources_for(self, task: Task, facts: DockerFacts) -> Iterable[Resource]: ...
 
 
 def settings_of(config: Config) -> Settings:
@@ -154,7 +158,7 @@ class Engine:
         backoff = Backoff(0.5, 5.0, 2.0)
         for attempt in range(1, SETUP_ATTEMPTS + 1):
             try:
-                return self.hands.resources_for(task, self.facts, self.config)
+                return self.hands.resources_for(task, self.facts)
             except SetupError:
                 raise
             except Temporary as error:
@@ -162,7 +166,7 @@ class Engine:
                     raise SetupError(str(error)) from error
                 gevent.sleep(backoff.delay())
             except Exception as error:
-                log.critical("the resources of the task cannot be told", exc_info=True)
+                log.critical("the resources of the task cannot be told", exc_info=True, **fields(task=task.arn))
                 raise SetupError(f"{type(error).__name__}: {error}") from error
         raise SetupError("the resources of the task cannot be told")
 
@@ -288,8 +292,14 @@ class Engine:
     def _begin(self, task: Task, entry_id: str) -> None:
         """A new task. It waits for host resources in the order of arrival, however long the set-up of each takes."""
         worker = self.add(task, True, [entry_id])
-        if needs_admission(worker.task):
-            self.admission.enter(worker.task)
+        try:
+            if needs_admission(worker.task):
+                self.admission.enter(worker.task)
+        except Exception as error:  # or this worker would never start, and hold on to the task's commands
+            log.critical(
+                "what the task asks of the host cannot be told; it is refused", exc_info=True, **fields(task=task.arn)
+            )
+            self._refused(task.arn, f"{type(error).__name__}: {error}")
         worker.start()
         if proxy_name(task):
             self.relays.call()
@@ -309,6 +319,7 @@ class Engine:
         for worker in workers:
             self._forget(worker.task)
             self.hands.cancel(worker.task.arn)
+            self.hands.forget(worker.task)
             self.images.released(worker.task)
         for worker in workers:
             self.admission.release(worker.task.arn)

@@ -95,5 +95,6 @@ class Records:
         try:
             return self.bus.volatile.get(keys.CREDENTIALS, credentials_id, deadline_seconds=2.0) is not None
         except Temporary as error:
-            log.info("whether credentials %s are there cannot be told now: %s", credentials_id, error)
+            # Never the whole id: who has it can fetch the role's keys.
+            log.info("whether credentials %s... are there cannot be told now: %s", credentials_id[:8], error)
             return False

@@ -10,12 +10,14 @@ whose image is cached costs four writes. Names before create and ids before star
 
 from __future__ import annotations
 
+import itertools
 import logging
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import gevent
+import gevent.event
 import gevent.queue
 from msgspec import Struct
 
@@ -29,7 +31,8 @@ from common.model.task import Resource, Task
 from services.engine.admission import Admission
 from services.engine.core import cleanup
 from services.engine.core.begin import begin
-from services.engine.core.decide import Finished, Look, Message, decide
+from services.engine.core.changes import abandoned_pulls, ended_containers
+from services.engine.core.decide import Desire, Finished, Look, Message, decide
 from services.engine.core.dependencies import needs_execution_credentials
 from services.engine.core.effects import Action, Effect, Outcome
 from services.engine.core.progress import needs_admission
@@ -45,7 +48,7 @@ SETTLE_SECONDS = 0.05  # how long a change may stay unsaved
 POLL_SECONDS, POLL_JITTER_SECONDS = 300.0, 30.0
 STOP_PAUSE_SECONDS, LONGEST_STOP_PAUSE_SECONDS = 2.0, 60.0  # between rounds of stops that fail
 SWEEP_PAUSE_SECONDS = 30.0  # a cleanup waits for a Docker that is away
-IMAGE_STEPS = (ContainerStatus.MANIFEST_PULLED, ContainerStatus.PULLED)
+TAKE_UP_ATTEMPTS = 6  # to inspect a container of which a Docker that answers does not tell; 10 s or so
 
 
 class Poll(Struct, frozen=True):
@@ -80,10 +83,8 @@ class Shop:
     stopping: Callable[[], bool]
 
 
-def abandoned_pulls(before: Task, after: Task) -> list[str]:
-    """The containers whose image nobody waits for any more, by name: they were stopped while it was on its way."""
-    pulling = {c.name for c in before.containers if c.applied in IMAGE_STEPS and c.known != ContainerStatus.STOPPED}
-    return [c.name for c in after.containers if c.name in pulling and c.known == ContainerStatus.STOPPED]
+def _runs(outcome: Outcome) -> bool:
+    return outcome.observation is not None and outcome.observation.running
 
 
 class Worker:
@@ -93,6 +94,7 @@ class Worker:
         self.task, self.shop, self.is_new = task, shop, is_new
         self.ended = False
         self._inbox: gevent.queue.SimpleQueue = gevent.queue.SimpleQueue()
+        self._hurry = gevent.event.Event()  # somebody waits for the end of the task, or of the worker
         self._acks = list(acks)
         self._performing = 0
         self._save_at = 0.0  # 0 = nothing is unsaved
@@ -116,6 +118,8 @@ class Worker:
     def put(self, letter: Letter, ack: str = "") -> None:
         """Hand the worker a message; `ack` is the command to acknowledge once its consequences are saved."""
         self._inbox.put((letter, ack))
+        if isinstance(letter, Stop) or (isinstance(letter, Desire) and letter.status == TaskStatus.STOPPED):
+            self._hurry.set()
 
     def join(self, seconds: float) -> bool:
         """Wait for the end; False when it has not come in time."""
@@ -155,8 +159,10 @@ class Worker:
         except Temporary:
             raise
         except Exception:
-            log.critical("the task could not be taken up as it should", exc_info=True)
-            log.error("the task goes on with what is known of it", **fields(task=self.task.arn))
+            log.critical(
+                "the task could not be taken up as it should; it goes on with what is known of it",
+                exc_info=True, **fields(task=self.task.arn),
+            )  # fmt: skip
             self.put(Look())
 
     def _begin(self) -> None:
@@ -184,16 +190,28 @@ class Worker:
         self.put(Look())
 
     def _inspected(self, effect: Effect) -> Outcome | None:
-        """Docker's answer, however long it takes; None when the engine ends first."""
+        """What Docker tells; None when the engine ends first.
+
+        A Docker that is away is waited for, unless the task shall stop: a STOP must always get through. One that
+        answers but does not tell of this container must not keep the others waiting: its error is the answer then.
+        """
         backoff = Backoff(0.5, 10.0, 1.5)
-        while True:
+        for attempt in itertools.count(1):
             outcome = self.shop.crew.perform(effect, lambda: self.task)
             if outcome.error is None or outcome.gone:
                 return outcome
             log.warning("Docker does not tell about %s: %s", effect.target, outcome.error, **fields(task=self.task.arn))
-            gevent.sleep(backoff.delay())
             if self.shop.stopping():
                 return None
+            if self._hurry.is_set() or (attempt >= TAKE_UP_ATTEMPTS and self._docker_answers(effect.target)):
+                log.error("the task goes on without knowing about %s", effect.target, **fields(task=self.task.arn))
+                return outcome
+            self._hurry.wait(backoff.delay())
+        return None
+
+    def _docker_answers(self, target: str) -> bool:
+        ping = Effect(action=Action.PING, target=target, reason="an inspect failed again and again")
+        return self.shop.crew.perform(ping, lambda: self.task).error is None
 
     def _round(self) -> None:
         letters, acks = self._collect()
@@ -207,8 +225,10 @@ class Worker:
         except Temporary:
             raise
         except Exception:
-            log.critical("a decision about the task failed; it goes on", exc_info=True)
-            log.error("messages were dropped: %s", [type(m).__name__ for m in letters], **fields(task=self.task.arn))
+            log.critical(
+                "a decision about the task failed; it goes on without these messages: %s",
+                [type(m).__name__ for m in letters], exc_info=True, **fields(task=self.task.arn),
+            )  # fmt: skip
             gevent.sleep(1.0)
 
     def _collect(self) -> tuple[list[Letter], list[str]]:
@@ -225,7 +245,8 @@ class Worker:
             return letters, acks
 
     def _timeout(self) -> float | None:
-        times = [t for t in (self._save_at, self._wake_at, self._poll_at, self._cleanup_at) if t]
+        cleanup_at = 0.0 if self._performing else self._cleanup_at  # not before the calls under way have ended
+        times = [t for t in (self._save_at, self._wake_at, self._poll_at, cleanup_at) if t]
         return max(0.0, min(times) - self.shop.clock.now()) if times else None
 
     def _end(self) -> None:
@@ -273,6 +294,8 @@ class Worker:
             self.shop.admission.release(self.task.arn)
         for name in abandoned_pulls(before, self.task):
             self.shop.crew.hands.cancel(self.task.arn, name)
+        for container in ended_containers(before, self.task):
+            self.shop.crew.hands.ended(container)
         if self._acks or must_save(before, decision):
             self._save(decision.events)
         elif self.task is not before and self.task != before and not self._save_at:
@@ -305,7 +328,7 @@ class Worker:
     def _done(self, effect: Effect, outcome: Outcome) -> None:
         if effect.action is Action.PULL:
             self.shop.images.used(self.task, effect.target, outcome)
-        elif effect.action is Action.STOP and outcome.error is not None:
+        elif effect.action is Action.STOP and (outcome.error is not None or _runs(outcome)):
             pauses = Backoff(STOP_PAUSE_SECONDS, LONGEST_STOP_PAUSE_SECONDS, 2.0)
             self._failed_stops.setdefault(effect.target, pauses)
         self.put(Finished(effect, outcome))

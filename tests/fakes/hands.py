@@ -140,6 +140,12 @@ class FakeHands:
     def cancel(self, task_arn: str, container: str = "") -> None:
         """Nothing here can be cancelled."""
 
+    def forget(self, task: Task) -> None:
+        """No secrets are held here."""
+
+    def ended(self, container: Container) -> None:
+        """Nothing is held here."""
+
     def facts(self) -> DockerFacts:
         """What is known about the daemon."""
         return self._facts
@@ -173,7 +179,7 @@ class FakeHands:
         while not self.docker.answers and not stopping.is_set():
             gevent.sleep(0.01)
 
-    def resources_for(self, task: Task, facts: DockerFacts, config: Any) -> tuple[Resource, ...]:
+    def resources_for(self, task: Task, facts: DockerFacts) -> tuple[Resource, ...]:
         """The resources that the test gave to the task."""
         if self.setup_error is not None:
             raise self.setup_error
@@ -217,7 +223,8 @@ class FakeHands:
             missing = NamedError("NoSuchContainer", f"No such container: {container.docker_id}")
             return replace(outcome, error=error or missing, gone=True)
         if found is None or (error is not None and action is not Action.START):
-            return replace(outcome, error=error, observation=observe(found) if found else None)
+            told = found is not None and action is not Action.INSPECT
+            return replace(outcome, error=error, observation=observe(found) if told else None)
         if action is Action.REMOVE:
             del self.docker.containers[found.id]
             return outcome

@@ -2,7 +2,8 @@
 
 The agent's id is chosen and saved before the container is created, because its binds carry it. The agent is started
 after each start of the container and looked at every quarter of an hour; what becomes of it is told to ECS and never
-stops the container.
+stops the container. ECS hears that a container runs together with what became of its agent's first start, for which
+it is held back a little; `next_check_at` is the end of that time until there is a status.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from services.engine.core.turn import Turn
 EXEC_AGENT = "ExecuteCommandAgent"
 RUNNING, STOPPED = "RUNNING", "STOPPED"
 CHECK_SECONDS, CHECK_JITTER_SECONDS = 900.0, 450.0
+FIRST_START_SECONDS = 15.0  # five attempts with their pauses take about ten
 STOPPED_REASON = "Received Container Stopped event"
 
 
@@ -46,23 +48,33 @@ def created(turn: Turn, name: str, found: ManagedAgent | None) -> None:
 
 def container_runs(turn: Turn, name: str) -> None:
     """The container's process has begun: so shall the agent."""
-    agent = agent_of(turn.container(name))
+    container = turn.container(name)
+    agent = agent_of(container)
     if agent is not None and agent.id and not agent.init_failed:
+        if not agent.status and container.emitted < ContainerStatus.RUNNING:
+            _keep(turn, name, replace(agent, next_check_at=turn.around.now + FIRST_START_SECONDS))
         turn.do(Action.START_AGENT, name, "the container runs")
+
+
+def is_awaited(container: Container) -> bool:
+    """Whether what becomes of the agent's first start is still to be told together with the container's."""
+    agent = agent_of(container)
+    return agent is not None and not agent.status and agent.next_check_at > 0
 
 
 def taken_up(turn: Turn, name: str) -> None:
     """After a restart of the engine: an agent whose start was cut off is started."""
     container = turn.container(name)
     agent = agent_of(container)
-    if agent is not None and container.known == ContainerStatus.RUNNING and not agent.status:
+    starts = any((e.action, e.target) == (Action.START_AGENT, name) for e in turn.effects)
+    if agent is not None and container.known == ContainerStatus.RUNNING and not agent.status and not starts:
         container_runs(turn, name)
 
 
 def container_stopped(turn: Turn, name: str) -> None:
-    """The agent is gone with its container."""
+    """The agent is gone with its container: told of every one, also of one that had failed before (spec 02 §8.6)."""
     agent = agent_of(turn.container(name))
-    if agent is not None and agent.status != STOPPED:
+    if agent is not None:
         _keep(turn, name, replace(agent, status=STOPPED, reason=STOPPED_REASON))
         _tell(turn, name, STOPPED, STOPPED_REASON)
 
@@ -73,11 +85,16 @@ def watch(turn: Turn) -> None:
         agent = agent_of(container)
         if agent is None or not agent.next_check_at or container.known != ContainerStatus.RUNNING:
             continue
-        if turn.around.now >= agent.next_check_at:
+        if turn.around.now < agent.next_check_at:
+            turn.wake(agent.next_check_at)
+        elif not agent.status:
+            turn.say(f"{container.name}: the start of its {EXEC_AGENT} takes long; ECS hears of it later")
+            _keep(turn, container.name, replace(agent, next_check_at=0.0))
+        else:
             agent = replace(agent, next_check_at=_next_check(turn))
             _keep(turn, container.name, agent)
             turn.do(Action.CHECK_AGENT, container.name, "does the ECS Exec agent still run?")
-        turn.wake(agent.next_check_at)
+            turn.wake(agent.next_check_at)
 
 
 def told(turn: Turn, effect: Effect, outcome: Outcome) -> None:
@@ -85,8 +102,7 @@ def told(turn: Turn, effect: Effect, outcome: Outcome) -> None:
     name, found = effect.target, outcome.agent
     if found is None or turn.container(name).known != ContainerStatus.RUNNING:
         return
-    if found.status == RUNNING:
-        found = replace(found, next_check_at=_next_check(turn))
+    found = replace(found, next_check_at=_next_check(turn) if found.status == RUNNING else 0.0)
     _keep(turn, name, found)
     if effect.action is Action.CHECK_AGENT:
         reason = f"{EXEC_AGENT} {'restarted' if found.status == RUNNING else 'cannot be restarted'}"

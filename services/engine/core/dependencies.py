@@ -10,6 +10,7 @@ from __future__ import annotations
 from enum import Enum, auto
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from common.model.status import ContainerStatus, HealthStatus, TaskStatus
 from common.model.task import Container, Dependency, Task
@@ -73,15 +74,15 @@ def _credentials(task: Task, container: Container, around: Surroundings) -> Verd
 def _ordering(task: Task, container: Container, around: Surroundings) -> Verdict:
     if container.desired not in (container.steady, C.CREATED):
         return GO
-    blocked = GO
+    blocked, wake_at = GO, 0.0
     for entry in container.depends_on:
         verdict = _entry(task, container, entry, around)
         if verdict.answer is Answer.NEVER:
             return verdict
+        wake_at = min(filter(None, (wake_at, verdict.wake_at)), default=0.0)
         if verdict.answer is not Answer.GO:
-            wake_at = min(filter(None, (blocked.wake_at, verdict.wake_at)), default=0.0)
-            blocked = Verdict(verdict.answer, verdict.text, wake_at)
-    return blocked
+            blocked = verdict
+    return replace(blocked, wake_at=wake_at)
 
 
 def _entry(task: Task, target: Container, entry: Dependency, around: Surroundings) -> Verdict:
@@ -98,7 +99,7 @@ def _entry(task: Task, target: Container, entry: Dependency, around: Surrounding
     if dependency.known < C.RUNNING and dependency.desired == C.STOPPED and dependency.applied == C.NONE:
         return _never(f"{failed} because dependency will never start")
     if is_met(target, dependency, entry.condition, around.settings.pull_upfront):
-        return GO
+        return Verdict(Answer.GO, wake_at=deadline)  # what was met is looked at again as long as another one is not
     return Verdict(Answer.BLOCKED, f"{GRAPH}{failed}: condition {entry.condition} is not met", deadline)
 
 

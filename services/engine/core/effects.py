@@ -90,6 +90,7 @@ class Observation(Struct, frozen=True, kw_only=True):
     image_id: str = ""
     labels: dict[str, str] | None = None
     port_bindings: tuple[PortBinding, ...] = ()
+    host_ports: tuple[tuple[int, str], ...] = ()  # (number, protocol) asked for, whether or not it runs
     mounts: tuple[Mount, ...] | None = None
     network_mode: str = ""
     ip_address: str = ""
@@ -113,6 +114,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     observation: Observation | None = None
     gone: bool = False
     retriable: bool = True
+    skipped: bool = False  # nothing was done: when its turn came, nobody wanted it any more
     image_digest: str = ""
     image_id: str = ""
     image_size_bytes: int = 0

@@ -1,15 +1,19 @@
 """What ECS hears: which status changes become events of the outbox.
 
 `emitted` is the highest status that is already in the outbox; it is saved together with the event, so each status is
-announced once. acs compares with what ECS accepted before it sends (ECS agent behaviour, spec 03 §8.1, §8.2).
+announced once. acs compares with what ECS accepted before it sends (ECS agent behaviour, spec 03 §8.1, §8.2). That a
+container runs waits a little for the start of its ECS Exec agent, so that both travel in one call (spec 05 §12.4).
 """
 
 from __future__ import annotations
+
+from msgspec.structs import replace
 
 from common.model.messages import ContainerChanged, CredentialsReleased, TaskChanged
 from common.model.status import ContainerStatus, TaskStatus
 from common.model.task import Container, Task
 from common.serviceconnect import AGENT_IMAGE, publisher
+from services.engine.core.agents import is_awaited
 from services.engine.core.turn import Turn
 
 C, T = ContainerStatus, TaskStatus
@@ -23,7 +27,7 @@ def digest_resolved(container: Container) -> bool:
 
 def is_reported(container: Container) -> bool:
     """Whether the container's present status is one that ECS hears about, and has not been told yet."""
-    if container.is_internal or container.emitted >= container.known:
+    if container.is_internal or container.emitted >= container.known or is_awaited(container):
         return False
     if container.known == C.MANIFEST_PULLED:
         return digest_resolved(container)
@@ -36,6 +40,8 @@ def task_is_reported(task: Task) -> bool:
         return False
     if task.known == T.MANIFEST_PULLED:
         return any(digest_resolved(c) for c in task.containers)
+    if task.known == T.RUNNING and any(is_awaited(c) for c in task.containers):
+        return False
     return task.known in (T.RUNNING, T.STOPPED)
 
 
@@ -84,6 +90,22 @@ def emit_task(turn: Turn, reason: str | None = None) -> None:
             reason = task.terminal_reason if task.known == T.STOPPED else ""
         turn.emit(task_event(task, reason))
         turn.change_task(emitted=task.known)
+
+
+def emit_awaited(turn: Turn) -> None:
+    """Announce what was held back for an ECS Exec agent and need not wait any more."""
+    for container in turn.task.containers:
+        if container.known.is_running:
+            emit_container(turn, container.name)
+    if turn.task.known == T.RUNNING:
+        emit_task(turn)
+
+
+def emit_start_first(turn: Turn, name: str) -> None:
+    """The container has ended while its start was held back: that it ran is announced before its end."""
+    container = turn.container(name)
+    turn.emit(container_event(turn.task, replace(container, known=container.steady)))
+    turn.change_container(name, emitted=container.steady)
 
 
 def release_credentials(turn: Turn) -> None:

@@ -9,6 +9,7 @@ ever either way, and must not stop the others (ECS agent behaviour, spec 03 §5;
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,7 +49,7 @@ def demand_of(task: Task) -> Demand:
 
 def _memory_mib(container: Container) -> int:
     reservation = folded(host_config(container)).get("memoryreservation")
-    if isinstance(reservation, int | float) and reservation > 0:
+    if isinstance(reservation, int | float) and 0 < reservation < math.inf:
         return int(reservation) // MIB
     return container.memory_mib
 
@@ -57,7 +58,7 @@ def host_config(container: Container) -> dict[str, Any]:
     """The container's HostConfig overlay, {} when there is none or it is not a JSON object."""
     try:
         parsed = json.loads(container.docker_host_config or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}  # the create reports what is wrong with it
     return parsed if isinstance(parsed, dict) else {}
 
@@ -124,18 +125,18 @@ class Queue:
         if arn not in self.host.held and all(w.arn != arn for w in self.waiting):
             self.waiting.append(Waiting(arn, demand))
 
-    def leave(self, arn: str) -> None:
-        """The task no longer waits (it was stopped)."""
-        self.waiting = [w for w in self.waiting if w.arn != arn]
-
     def hold(self, arn: str, demand: Demand) -> None:
         """Account for a task that runs already (after a restart of the agent)."""
         self.host.held[arn] = demand
 
     def release(self, arn: str) -> bool:
-        """Give back what the task held; True when it held something."""
-        self.leave(arn)
-        return self.host.held.pop(arn, None) is not None
+        """Give back what the task held, or its turn; True when others may begin for it.
+
+        Those behind a task that was passed PASSES times wait for that task, not for what it would hold.
+        """
+        left = [w for w in self.waiting if w.arn != arn]
+        waited, self.waiting = len(left) < len(self.waiting), left
+        return self.host.held.pop(arn, None) is not None or waited
 
     def admit(self) -> Iterator[str]:
         """Yield the tasks that may begin now, and account for each before it is yielded."""

@@ -59,7 +59,7 @@ def observed(
     turn.change_container(name, known=status)
     turn.say(f"{name}: {before.known.name} -> {status.name}" + (f" ({error})" if error else ""))
     merge(turn, name, seen, exit_code)
-    if error is not None and not _on_error(turn, before, status, error):
+    if error is not None and not _on_error(turn, before, status, error, seen):
         return
     reached(turn, name)
 
@@ -103,7 +103,9 @@ def _restarted(
     return True
 
 
-def _on_error(turn: Turn, before: Container, status: ContainerStatus, error: NamedError) -> bool:
+def _on_error(
+    turn: Turn, before: Container, status: ContainerStatus, error: NamedError, seen: Observation | None
+) -> bool:
     """Record the error and what follows from it; False when the transition did not happen after all."""
     name = before.name
     turn.change_container(name, error=before.error or error)
@@ -116,16 +118,16 @@ def _on_error(turn: Turn, before: Container, status: ContainerStatus, error: Nam
         turn.change_container(name, desired=C.STOPPED)
         return True
     turn.change_container(name, known=before.known, desired=C.STOPPED)
-    if status.is_running and may_run(error):
+    if status.is_running and may_run(error, seen):
         # Marked as applied: the container is reported as STOPPED when this stop has shown that nothing runs.
         turn.change_container(name, applied=C.STOPPED)
         turn.do(Action.STOP, name, f"it did not come to be {status.name}, and its process may run")
     return False
 
 
-def may_run(error: NamedError) -> bool:
-    """True when a failed start may have left a running process behind."""
-    if error.name in UNCERTAIN_STARTS:
+def may_run(error: NamedError, seen: Observation | None) -> bool:
+    """True when a failed start may have left a running process behind, or `seen` shows it."""
+    if error.name in UNCERTAIN_STARTS or (seen is not None and seen.running):
         return True
     return error.name == "CannotStartContainerError" and error.text.endswith("EOF")
 

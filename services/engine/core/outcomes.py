@@ -15,6 +15,7 @@ from common.model.task import Container
 from services.engine.core import agents
 from services.engine.core.effects import Action, DockerEvent, Effect, Observation, Outcome
 from services.engine.core.observe import health, may_run, merge, observed
+from services.engine.core.states import LEADS_TO
 from services.engine.core.status import set_desired, set_terminal_reason
 from services.engine.core.times import is_never
 from services.engine.core.turn import Turn
@@ -29,6 +30,9 @@ ENDINGS = ("DockerStateError", "OutOfMemoryError")  # how a process ended; they 
 
 def finished(turn: Turn, effect: Effect, outcome: Outcome) -> None:
     """An effect has come to its end."""
+    if outcome.skipped:
+        _idle(turn, effect.target, LEADS_TO[effect.action])
+        return
     handler = OUTCOMES.get(effect.action)
     if handler is not None:
         handler(turn, effect, outcome)
@@ -94,7 +98,7 @@ def _start(turn: Turn, effect: Effect, outcome: Outcome) -> None:
     elif container.known.is_running:
         turn.say(f"{effect.target}: the restart failed: {error}")
         observed(turn, effect.target, C.STOPPED, effect.after, error=effect.after.error, may_restart=False)
-        if may_run(error):
+        if may_run(error, outcome.observation):
             turn.do(Action.STOP, effect.target, "the restart failed, but the process may run")
 
 

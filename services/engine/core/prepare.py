@@ -7,9 +7,9 @@ resources. The steps stand in the order of spec 03 §3.7, which decides what the
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -131,8 +131,13 @@ def _with_endpoints(task: Task, container: Container, endpoint_id: str) -> Conta
         environment=environment,
         # The metadata endpoint shows the log driver that was asked for, not the one that Docker chose (spec 06 §8.1).
         log_driver=str(log_config.get("type") or ""),
-        log_options={str(k): str(v) for k, v in options.items()} if isinstance(options, dict) else {},
+        log_options=_texts(options) if isinstance(options, dict) else {},
     )
+
+
+def _texts(options: dict[str, Any]) -> dict[str, str]:
+    """A map of texts as the reference decodes it: null is "". Of another type there is none: the create fails."""
+    return {key: value or "" for key, value in options.items() if value is None or isinstance(value, str)}
 
 
 def _with_resources(container: Container, resources: Sequence[Resource]) -> Container:
@@ -163,13 +168,7 @@ def _with_firelens_order(task: Task) -> Task:
 
 
 def _log_driver(container: Container) -> str:
-    """The overlay's LogConfig.Type. Raises SetupError when the overlay is not JSON."""
-    if container.docker_host_config:
-        try:
-            json.loads(container.docker_host_config)
-        except ValueError as error:
-            what = f"unable to decode host config of container {container.name}: {error}"
-            raise SetupError(f"unable to initialize firelens resource: {what}") from error
+    """The overlay's LogConfig.Type; an overlay that is not JSON was refused with the router's resource."""
     log_config = folded(folded(host_config(container)).get("logconfig"))
     return str(log_config.get("type", ""))
 

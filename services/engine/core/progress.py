@@ -16,6 +16,7 @@ from common.model.task import Container, Resource, Task
 from services.engine.core import agents
 from services.engine.core.dependencies import Answer, evaluate
 from services.engine.core.effects import Action
+from services.engine.core.emission import emit_awaited
 from services.engine.core.names import docker_name
 from services.engine.core.observe import observed
 from services.engine.core.states import Step, is_steady, next_step
@@ -49,6 +50,7 @@ def advance(turn: Turn) -> None:
     """Take every step that can be taken now."""
     refresh(turn)
     agents.watch(turn)
+    emit_awaited(turn)
     while turn.task.known != T.STOPPED and not needs_admission(turn.task):
         found = Pass()
         _resources(turn, found)

@@ -31,13 +31,18 @@ REFETCHED: dict[str, TaskStatus] = {
 def to_inspect(task: Task) -> tuple[Effect, ...]:
     """What must be asked of Docker before the task can go on.
 
-    A stopped container is looked at only if its end was never seen: a forced stop may have been cut off.
+    A stopped container is looked at only if its end was never seen, or if one of the task was seen running after it:
+    a stop may have been cut off.
     """
     return tuple(
         Effect(action=Action.INSPECT, target=c.name, reason="the engine was away")
         for c in task.containers
-        if (c.docker_id or c.docker_name) and (c.known != C.STOPPED or (c.docker_id and c.exit_code is None))
+        if (c.docker_id or c.docker_name) and (c.known != C.STOPPED or (c.docker_id and _may_run_on(task, c)))
     )
+
+
+def _may_run_on(task: Task, stopped: Container) -> bool:
+    return stopped.exit_code is None or task.unexpected_start_handled
 
 
 def restored(task: Task, answers: dict[str, Outcome], around: Surroundings) -> Decision:
@@ -76,6 +81,10 @@ def _reconcile(turn: Turn, container: Container, answer: Outcome) -> None:
     if seen is None:
         if answer.gone and container.docker_id and container.known != C.STOPPED:
             _vanished(turn, container)
+        elif not answer.gone and container.docker_id and _was_starting(container):
+            # Its process may run, and whether it does is not told: only a stop makes sure.
+            turn.change_container(name, desired=C.STOPPED, applied=C.STOPPED, error=container.error or answer.error)
+            turn.do(Action.STOP, name, "its start was cut off, and Docker does not tell of it")
         return
     if not container.docker_id:
         turn.say(f"{name}: found by its name {container.docker_name}; it was created before the engine ended")
@@ -91,6 +100,10 @@ def _reconcile(turn: Turn, container: Container, answer: Outcome) -> None:
     if seen.error is not None and not seen.running:
         turn.change_container(name, error=seen.error)
     found(turn, name, seen)
+
+
+def _was_starting(container: Container) -> bool:
+    return container.known < C.RUNNING and container.applied in (C.RUNNING, C.STOPPED)
 
 
 def _vanished(turn: Turn, container: Container) -> None:

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from common.model.status import ContainerStatus, ResourceStatus, TaskStatus
 from common.model.task import Container, Resource, Task
-from services.engine.core.effects import Action
+from services.engine.core.effects import Action, Effect
 
 C, T, R = ContainerStatus, TaskStatus, ResourceStatus
 
@@ -24,6 +24,8 @@ CLIMB: dict[ContainerStatus, tuple[ContainerStatus, Action]] = {
     C.CREATED:         (C.RUNNING,                   Action.START),
     C.RUNNING:         (C.RESOURCES_PROVISIONED,     Action.PROVISION),
 }  # fmt: skip
+
+LEADS_TO: dict[Action, ContainerStatus] = {action: status for status, action in CLIMB.values()}
 
 # What a container in a status makes of its task, unless it is at its steady status (then RUNNING).
 TASK_STATUS: dict[ContainerStatus, TaskStatus] = {
@@ -61,6 +63,17 @@ def next_step(container: Container) -> Step | None:
         return _towards_stopped(container)
     status, action = CLIMB[container.known] if container.known < container.steady else (C.STOPPED, Action.STOP)
     return Step(status, action)
+
+
+def is_pointless(effect: Effect, task: Task) -> bool:
+    """Whether an effect that waited for its turn is not wanted any more: its container was stopped meanwhile.
+
+    A pull or create ends for a container that is STOPPED already; a start for one that shall be.
+    """
+    container = task.container(effect.target)
+    if container is None or effect.action not in (Action.RESOLVE_MANIFEST, Action.PULL, Action.CREATE, Action.START):
+        return False
+    return container.known == C.STOPPED or (effect.action is Action.START and container.desired == C.STOPPED)
 
 
 def _towards_stopped(container: Container) -> Step | None:

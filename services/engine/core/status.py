@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from common.model.status import ContainerStatus, TaskStatus
 from services.engine.core import agents
-from services.engine.core.emission import emit_container, emit_task, release_credentials
+from services.engine.core.emission import (
+    emit_awaited,
+    emit_container,
+    emit_start_first,
+    emit_task,
+    release_credentials,
+)
 from services.engine.core.names import terminal_reason
 from services.engine.core.states import known_status, with_desired
 from services.engine.core.turn import Turn
@@ -28,14 +34,17 @@ def refresh(turn: Turn) -> None:
 def reached(turn: Turn, name: str) -> None:
     """The container has a new known status: record, announce, and look at the task."""
     container = turn.container(name)
+    if container.known == C.RUNNING:
+        agents.container_runs(turn, name)
     if container.known == C.STOPPED:
+        if agents.is_awaited(container):
+            emit_start_first(turn, name)
         agents.container_stopped(turn, name)
+        emit_awaited(turn)
         if container.essential and not turn.task.execution_stopped_at:
             turn.change_task(execution_stopped_at=turn.around.now)
     emit_container(turn, name)
     refresh(turn)
-    if container.known == C.RUNNING:
-        agents.container_runs(turn, name)
 
 
 def set_desired(turn: Turn, status: TaskStatus, why: str) -> bool:

@@ -57,6 +57,7 @@ def must_save(before: Task, decision: Decision) -> bool:
     return bool(
         decision.events
         or before.desired != decision.task.desired
+        or before.unexpected_start_handled != decision.task.unexpected_start_handled
         or any(e.action in SAVED_FIRST for e in decision.effects)
     )
 

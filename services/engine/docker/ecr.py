@@ -18,6 +18,8 @@ from typing import Any
 
 from common.model.agent import Credentials
 from common.model.task import RegistryAuth
+from common.proxy import through_proxy
+from common.trust import verification
 from services.engine.docker.auth import Auth
 
 log = logging.getLogger(__name__)
@@ -111,12 +113,16 @@ class EcrTokens:
             use_dualstack_endpoint=True if self._ipv6_only and not endpoint else None,
         )
         try:
-            client = boto3.session.Session().client(
-                "ecr", region_name=region, endpoint_url=endpoint or None, config=config, **keys
-            )
+            session, verify = boto3.session.Session(), None if verification() else False
+            client = through_proxy(
+                lambda proxies: session.client(
+                    "ecr", region_name=region, endpoint_url=endpoint or None, verify=verify,
+                    config=config.merge(Config(proxies=proxies)), **keys,
+                )
+            )  # fmt: skip
             ids = {"registryIds": [wanted.registry_id]} if wanted.registry_id else {}
             return list(client.get_authorization_token(**ids)["authorizationData"])
         except ClientError as error:
             raise EcrError(str(refusal(error, "ecr"))) from error
-        except BotoCoreError as error:
+        except (BotoCoreError, ValueError, OSError) as error:
             raise EcrError(str(error)) from error

@@ -106,7 +106,7 @@ class ExecAgents:
             f"{self._host_root}/config/{config}:{inner}/configuration/amazon-ssm-agent.json:ro",
             f"{self._host_root}/config/{log_config}:{inner}/configuration/seelog.xml:ro",
             f"{self._host_root}/certs/tls-ca-bundle.pem:{inner}/certs/amazon-ssm-agent.crt:ro",
-            f"{self._host_logs}/{task.id}/{_log_name(container)}:/var/log/amazon/ssm",
+            f"{_log_directory(self._host_logs, task, _log_name(container))}:/var/log/amazon/ssm",
         ]
 
     def _version(self) -> str:
@@ -146,8 +146,11 @@ class ExecAgents:
 
     def remove_logs(self, task: Task) -> None:
         """Remove the logs of a task's agents. Raises OSError."""
-        if task.id and self._logs:
-            files.remove(os.path.join(self._logs, task.id))
+        if self._logs:
+            try:
+                files.remove(_log_directory(self._logs, task))
+            except ExecAgentFailed as error:
+                raise OSError(str(error)) from error
 
     # -- process -----------------------------------------------------------------------------
 
@@ -241,6 +244,14 @@ def _numbers(version: str) -> tuple[int, ...]:
     while numbers and numbers[-1] == 0:
         numbers.pop()
     return tuple(numbers)
+
+
+def _log_directory(root: str, task: Task, *container: str) -> str:
+    """Raises ExecAgentFailed for a name that would lead elsewhere: it is mounted, written to by root, and removed."""
+    try:
+        return files.task_directory(root, task.id, *container)
+    except ValueError as error:
+        raise ExecAgentFailed(f"no directory for the logs of ExecAgent: {error}") from error
 
 
 def _log_name(container: Container) -> str:

@@ -229,6 +229,14 @@ class Hands:
         """End manifest requests and pulls in flight of a container (or of the whole task): the task must stop."""
         self._cancellers.cancel(task_arn, container)
 
+    def ended(self, container: Container) -> None:
+        """The container is over for good: what was held for it is free."""
+        self._lifecycle.ended(container)
+
+    def forget(self, task: Task) -> None:
+        """The task is another instance's: its secrets leave the memory. All else that was made for it stays."""
+        self.registry.forget(task)
+
     def _resolve_manifest(self, task: Task, container: Container) -> Outcome:
         facts = self.facts()
         canceller = self._cancellers.begin(task.arn, container.name)
@@ -290,9 +298,7 @@ class Hands:
 
     # -- resources ---------------------------------------------------------------------------
 
-    def resources_for(
-        self, task: Task, facts: DockerFacts | None = None, config: Config | None = None
-    ) -> tuple[Resource, ...]:
+    def resources_for(self, task: Task, facts: DockerFacts | None = None) -> tuple[Resource, ...]:
         """The resources of a task, after the checks of spec 03 §3.7; `facts` decide about limits. Raises SetupError."""
         found = self.registry.resources_for(task, self._host(facts))
         ebs.look_for_mounts(task)
@@ -303,7 +309,7 @@ class Hands:
         who = self._identity
         return Host(
             self.settings, facts or self.facts(), volumes, who.credentials, who.region, who.cluster,
-            who.instance().ec2_instance_id,
+            who.instance().ec2_instance_id, self.facts,
         )  # fmt: skip
 
     def _resource(self, task: Task, effect: Effect) -> Outcome:

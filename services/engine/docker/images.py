@@ -39,6 +39,8 @@ class ImageInspector:
     def _turn(self, image: str) -> threading.Lock:
         """The lock of the image, taken. One that is not given back in time belongs to a call that hangs: forget it."""
         with self._lock:
+            if len(self._asking) > KEPT_IMAGES:
+                self._asking = {name: lock for name, lock in self._asking.items() if lock.locked()}
             turn = self._asking.setdefault(image, threading.Lock())
         if turn.acquire(timeout=SHARED_SECONDS):
             return turn

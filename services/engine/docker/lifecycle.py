@@ -31,7 +31,7 @@ from services.engine.docker.metadata_file import MetadataFiles
 from services.engine.docker.observe import bridge_ip
 from services.engine.docker.ports import PortPicker
 from services.engine.docker.settings import Settings
-from services.engine.network.addresses import bridge_addresses, is_pause_of_proxy
+from services.engine.network.addresses import bridge_addresses, is_pause_of_proxy, on_default_bridge
 from services.engine.network.drain import Drains
 from services.engine.network.provision import ProvisioningFailed, provision
 from services.engine.resources.registry import Registry
@@ -149,6 +149,8 @@ class Lifecycle:
             seen = self._containers.start(id_, version)
         except ContainerFailed as failure:
             seen = failure.seen
+            if failure.gone or (seen is not None and not seen.running):
+                self._picker.release(container.docker_id)
             return Outcome(
                 action=Action.START, target=container.name, error=failure.error, observation=seen, gone=failure.gone
             )
@@ -162,7 +164,7 @@ class Lifecycle:
         if is_pause_of_proxy(task, container) and not any(bridge_addresses(seen)):
             return Outcome(action=Action.START, target=container.name, error=NO_PAUSE_IP, observation=seen)
         in_pause = pause_of(task, container) is not None  # whose address was known before
-        if container.firelens is not None and task.network_mode in ("bridge", "") and not in_pause:
+        if container.firelens is not None and on_default_bridge(task, container) and not in_pause:
             seen, error = self._with_bridge_ip(seen)
             if error is not None:
                 return Outcome(action=Action.START, target=container.name, error=error, observation=seen)
@@ -259,22 +261,29 @@ class Lifecycle:
             named = NamedError("CannotInspectContainerError", unknown(container))
             return Outcome(action=Action.INSPECT, target=container.name, error=named, gone=True)
         policy = container.restart_policy
-        if policy is not None and policy.enabled and container.desired != ContainerStatus.STOPPED:
+        is_over = ContainerStatus.STOPPED in (container.known, container.desired)
+        if policy is not None and policy.enabled and not is_over:
             self._restarting.add(container.docker_id)
         try:
             seen = self.look(id_)
         except ContainerFailed as failure:
             return Outcome(action=Action.INSPECT, target=container.name, error=failure.error, gone=failure.gone)
+        if not is_over and (seen.status == ContainerStatus.CREATED or seen.docker_id in self._restarting):
+            self._picker.hold(seen.docker_id, seen.host_ports)  # of one that is still to be started
         if self._settings.metadata_file and not self._files.is_complete(task, container):
             self._complete_file(task, container, seen)  # the engine ended between start and file
         return Outcome(action=Action.INSPECT, target=container.name, observation=seen)
+
+    def ended(self, container: Container) -> None:
+        """Nothing starts this container again: its ports are free."""
+        self._restarting.discard(container.docker_id)
+        self._picker.release(container.docker_id, container.docker_name)
 
     def remove(self, task: Task, container: Container) -> Outcome:
         """Remove from Docker, with anonymous volumes; the metadata file goes too, whether or not that works."""
         self._remove_files(task, container)
         self._drains.forget(task)
-        self._restarting.discard(container.docker_id)
-        self._picker.release(container.docker_id, container.docker_name)
+        self.ended(container)
         id_ = container.docker_id or container.docker_name
         if id_:
             try:

@@ -32,9 +32,16 @@ def rest_of(arn: str) -> str:
     return arn.split(":", 5)[-1].partition("/")[2]
 
 
-def directory_of(settings: Settings, task: Task, container: str = "") -> str:
-    """Where the agent keeps the file of a container, or the files of a whole task."""
-    return os.path.join(settings.data_dir, "metadata", rest_of(task.arn), container).rstrip("/")
+def directory_of(settings: Settings, task: Task, *container: str) -> str:
+    """Where the agent keeps the file of a container, or the files of a whole task.
+
+    Raises OSError for a name that would lead elsewhere: the file is then one that cannot be written.
+    """
+    root = os.path.join(settings.data_dir, "metadata")
+    try:
+        return files.task_directory(root, *rest_of(task.arn).split("/"), *container)
+    except ValueError as error:
+        raise OSError(str(error)) from error
 
 
 class MetadataFiles:
@@ -50,7 +57,7 @@ class MetadataFiles:
         self._write(task, container.name, self._known(task, container, instance, addresses, Observation()))
         directory, inside = directory_of(self._settings, task, container.name), f"{INSIDE}/{uuid.uuid4()}"
         # An agent in a container sees its data directory under another path than Docker does.
-        source = f"{self._settings.host_data_dir}/{directory}" if self._in_container else os.path.abspath(directory)
+        source = f"{self._settings.host_data_dir}/{directory}" if self._in_container else directory
         relabel = ":Z" if any(option in facts.security_options for option in SELINUX) else ""
         return {"bind": f"{source}:{inside}{relabel}", "path": f"{inside}/{FILE}"}
 
@@ -70,8 +77,8 @@ class MetadataFiles:
 
     def is_complete(self, task: Task, container: Container) -> bool:
         """Whether the file was completed after the start; a file that cannot be read was not."""
-        path = os.path.join(directory_of(self._settings, task, container.name), FILE)
         try:
+            path = os.path.join(directory_of(self._settings, task, container.name), FILE)
             with open(path, encoding="utf-8") as file:
                 document = json.load(file)
         except (OSError, ValueError):
@@ -141,11 +148,10 @@ def _port_mappings(seen: Observation) -> list[dict[str, Any]]:
 
 def _networks(seen: Observation) -> list[dict[str, Any]]:
     if seen.network_mode.startswith("container:") or not seen.networks:
-        return [{"NetworkMode": seen.network_mode, "IPv4Addresses": [seen.ip_address]}]
-    found = []
-    for network in seen.networks:
-        entry: dict[str, Any] = {"NetworkMode": network.name, "IPv4Addresses": [network.ip_address]}
-        if network.ipv6_address:
-            entry["IPv6Addresses"] = [network.ipv6_address]
-        found.append(entry)
-    return found
+        return [_network(seen.network_mode, seen.ip_address, seen.ipv6_address)]
+    return [_network(network.name, network.ip_address, network.ipv6_address) for network in seen.networks]
+
+
+def _network(mode: str, ipv4: str, ipv6: str) -> dict[str, Any]:
+    found = {"NetworkMode": mode, "IPv4Addresses": [ipv4]}
+    return found | {"IPv6Addresses": [ipv6]} if ipv6 else found

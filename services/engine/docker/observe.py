@@ -6,6 +6,7 @@ that runs is running (spec 03 §15, W4 and W20).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,9 +14,11 @@ from common.errors import NamedError
 from common.model.status import ContainerStatus, HealthStatus
 from common.model.task import Mount, Network, PortBinding
 from services.engine.core.effects import HealthReport, Observation
+from services.engine.docker.host_config import host_ports
 
 OUTPUT_LIMIT = 1024  # bytes of a health check's output
 PROTOCOLS = ("tcp", "udp")
+_ESCAPED = re.compile("[\udc80-\udcff]")  # a byte that is no UTF-8, as surrogateescape decodes it
 
 
 def observe(document: dict[str, Any]) -> Observation:
@@ -39,6 +42,7 @@ def observe(document: dict[str, Any]) -> Observation:
         image_id=document.get("Image") or "",
         labels={str(k): str(v) for k, v in (config.get("Labels") or {}).items()},
         port_bindings=tuple(bindings),
+        host_ports=tuple(host_ports(host)),
         mounts=tuple(_mounts(document.get("Mounts") or [])),
         network_mode=host.get("NetworkMode") or "",
         ip_address=settings.get("IPAddress") or "",
@@ -144,7 +148,9 @@ def _health(health: Any) -> HealthReport | None:
         health["Status"], HealthStatus.UNKNOWN
     )
     last = (health.get("Log") or [{}])[-1]
-    output = str(last.get("Output") or "").encode()[:OUTPUT_LIMIT].decode(errors="ignore")
+    cut = str(last.get("Output") or "").encode()[:OUTPUT_LIMIT]
+    # A character that the cut splits becomes one replacement character per byte, as Go writes it.
+    output = _ESCAPED.sub("\ufffd", cut.decode(errors="surrogateescape"))
     exit_code = int(last.get("ExitCode") or 0) if status is HealthStatus.UNHEALTHY else None
     return HealthReport(status=status, output=output, exit_code=exit_code)
 

@@ -8,10 +8,15 @@ The table below is Docker's own structure (API 1.44): a member's kind decides wh
 
 from __future__ import annotations
 
-import json
+import math
+import re
 from typing import Any
 
+from common.wire import gojson
+from common.wire.gojson import Number, Pairs, kind_of
+
 TEXT, NUMBER, SWITCH, LIST, MAP, OPTIONAL, WORDS = "text", "number", "switch", "list", "map", "optional", "words"
+TEXTS = "texts"  # a map of texts
 
 Schema = dict[str, Any]  # member -> kind, or the Schema of a structure
 
@@ -25,7 +30,8 @@ CONFIG: Schema = {
     **_members(SWITCH, "AttachStdin AttachStdout AttachStderr Tty OpenStdin StdinOnce ArgsEscaped NetworkDisabled"),
     **_members(LIST, "Env OnBuild"),
     **_members(WORDS, "Cmd Entrypoint Shell"),
-    **_members(MAP, "ExposedPorts Volumes Labels"),
+    **_members(MAP, "ExposedPorts Volumes"),
+    **_members(TEXTS, "Labels"),
     **_members(OPTIONAL, "StopTimeout"),
     "Healthcheck": {
         **_members(LIST, "Test"),
@@ -53,17 +59,20 @@ HOST_CONFIG: Schema = {
         "DeviceCgroupRules DeviceRequests Ulimits Mounts MaskedPaths ReadonlyPaths",
     ),
     **_members(WORDS, "CapAdd CapDrop"),
-    **_members(MAP, "PortBindings Annotations StorageOpt Tmpfs Sysctls"),
+    **_members(MAP, "PortBindings"),
+    **_members(TEXTS, "Annotations StorageOpt Tmpfs Sysctls"),
     **_members(OPTIONAL, "MemorySwappiness OomKillDisable PidsLimit Init"),
-    "LogConfig": {**_members(TEXT, "Type"), **_members(MAP, "Config")},
+    "LogConfig": {**_members(TEXT, "Type"), **_members(TEXTS, "Config")},
     "RestartPolicy": {**_members(TEXT, "Name"), **_members(NUMBER, "MaximumRetryCount")},
 }
 
 # An empty list is not the same as none: it takes away what the image or the daemon would supply.
 EMPTY_MATTERS = frozenset({"Entrypoint", "Cmd", "Shell", "MaskedPaths", "ReadonlyPaths"})
 
-_GO_TYPES = {TEXT: "string", NUMBER: "int64", SWITCH: "bool", LIST: "[]string", MAP: "map[string]string"}
-_ACCEPTED = {TEXT: str, NUMBER: int, SWITCH: bool, LIST: list, MAP: dict}
+_GO_TYPES: dict[str, str] = {TEXT: "string", NUMBER: "int64", SWITCH: "bool", LIST: "[]string"}
+_GO_TYPES |= dict.fromkeys((MAP, TEXTS), "map[string]string")
+_ACCEPTED: dict[str, type[Any]] = {TEXT: str, NUMBER: Number, SWITCH: bool, LIST: list, MAP: Pairs, TEXTS: Pairs}
+_INTEGER = re.compile(r"-?[0-9]{1,19}")
 
 
 class BadOverlay(ValueError):
@@ -78,29 +87,32 @@ def overlay(base: dict[str, Any], text: str, schema: Schema, struct: str) -> dic
     if document is None:
         return dict(base)
     if not isinstance(document, Pairs):
-        raise BadOverlay(f"json: cannot unmarshal {_kind_of(document)} into Go value of type container.{struct}")
+        raise BadOverlay(f"json: cannot unmarshal {kind_of(document)} into Go value of type container.{struct}")
     return _merge(base, document, schema, struct)
 
 
-class Pairs(list[tuple[str, Any]]):
-    """A JSON object with its members in order, repeated ones included."""
-
-
 def decode(text: str) -> Any:
-    """JSON with objects as Pairs. Raises BadOverlay."""
+    """JSON with objects as Pairs and numbers as they were spelled. Raises BadOverlay."""
     try:
-        return json.loads(text, object_pairs_hook=Pairs)
-    except RecursionError as error:
-        raise BadOverlay("exceeded max depth") from error
-    except ValueError as error:
-        raise BadOverlay(go_json_error(text, error)) from error
+        return gojson.whole_value(text)
+    except gojson.NotJson as error:
+        raise BadOverlay(str(error)) from error
 
 
 def plain(value: Any) -> Any:
-    """Pairs turned into dictionaries, recursively."""
+    """Pairs turned into dictionaries and numbers into Python's, recursively. Raises BadOverlay."""
+    if isinstance(value, Number):
+        return _number(value)
     if isinstance(value, Pairs):
         return {key: plain(member) for key, member in value}
     return [plain(member) for member in value] if isinstance(value, list) else value
+
+
+def _number(value: Number) -> int | float:
+    number = int(value.text) if _INTEGER.fullmatch(value.text) else float(value.text)
+    if not math.isfinite(number):
+        raise BadOverlay(f"json: cannot unmarshal number {value.text} into Go value of type float64")
+    return number
 
 
 def _merge(base: dict[str, Any], document: Pairs, schema: Schema, struct: str) -> dict[str, Any]:
@@ -133,31 +145,32 @@ def _merge_struct(merged: dict[str, Any], name: str, value: Any, schema: Schema,
 
 def _value(have: Any, value: Any, kind: str, path: str) -> Any:
     if kind == WORDS:
-        if not isinstance(value, (str, list)):
-            raise BadOverlay(f"json: cannot unmarshal {_kind_of(value)} into Go value of type string")
-        return [value] if isinstance(value, str) else [plain(v) for v in value]
+        if not isinstance(value, str) and kind_of(value) != "array":
+            raise BadOverlay(f"json: cannot unmarshal {kind_of(value)} into Go value of type string")
+        return [value] if isinstance(value, str) else plain(value)
     if kind == OPTIONAL:
         return plain(value)
-    is_object = isinstance(value, Pairs)
-    is_bool = isinstance(value, bool)
-    fits = is_object if kind == MAP else isinstance(value, _ACCEPTED[kind]) and not (is_object and kind == LIST)
-    if not fits or (is_bool and kind == NUMBER):
+    if not isinstance(value, _ACCEPTED[kind]) or (kind == LIST and isinstance(value, Pairs)):
         raise _mismatch(value, path, _GO_TYPES[kind])
+    if kind == NUMBER:
+        number = _number(value)
+        if not isinstance(number, int) or not -(1 << 63) <= number < 1 << 63:
+            raise BadOverlay(f"json: cannot unmarshal number {value.text} into Go struct field {path} of type int64")
+        return number
+    if kind == TEXTS:
+        return {**(have or {}), **{key: _text(member, path) for key, member in value}}
     return {**(have or {}), **plain(value)} if kind == MAP else plain(value)
 
 
+def _text(value: Any, path: str) -> str:
+    """A member of a map of texts, where null is "" as in every new text."""
+    if value is not None and not isinstance(value, str):
+        raise _mismatch(value, path, "string")
+    return value or ""
+
+
 def _mismatch(value: Any, path: str, wanted: str) -> BadOverlay:
-    return BadOverlay(f"json: cannot unmarshal {_kind_of(value)} into Go struct field {path} of type {wanted}")
-
-
-def _kind_of(value: Any) -> str:
-    if isinstance(value, bool):
-        return "bool"
-    if isinstance(value, (int, float)):
-        return "number" if isinstance(value, int) else f"number {value}"
-    if isinstance(value, str):
-        return "string"
-    return "object" if isinstance(value, (Pairs, dict)) else "array"
+    return BadOverlay(f"json: cannot unmarshal {kind_of(value)} into Go struct field {path} of type {wanted}")
 
 
 def compact(document: dict[str, Any], schema: Schema) -> dict[str, Any]:
@@ -173,39 +186,3 @@ def compact(document: dict[str, Any], schema: Schema) -> dict[str, Any]:
             continue
         kept[name] = value
     return kept
-
-
-def go_json_error(text: str, error: ValueError) -> str:
-    """The sentence of Go's JSON library for the commonest mistakes; only the part before it is ever matched."""
-    if not isinstance(error, json.JSONDecodeError):
-        return str(error)
-    stripped = text.rstrip()
-    at = error.pos
-    if at >= len(stripped) or "Unterminated" in error.msg:
-        return "unexpected end of JSON input"
-    character = repr(stripped[at]) if stripped[at] != "'" else "'\\''"
-    where = "looking for beginning of value"
-    if "property name" in error.msg:
-        where = "looking for beginning of object key string"
-    elif "':'" in error.msg:
-        where = "after object key"
-    elif "','" in error.msg:
-        where = "after object key:value pair" if _inside_object(stripped[:at]) else "after array element"
-    elif "Extra data" in error.msg:
-        where = "after top-level value"
-    return f"invalid character {character} {where}"
-
-
-def _inside_object(text: str) -> bool:
-    depth: list[str] = []
-    quoted = escaped = False
-    for character in text:
-        if quoted:
-            quoted, escaped = escaped or character != '"', character == "\\" and not escaped
-        elif character == '"':
-            quoted = True
-        elif character in "{[":
-            depth.append(character)
-        elif character in "}]" and depth:
-            depth.pop()
-    return bool(depth) and depth[-1] == "{"

@@ -129,10 +129,17 @@ class Registry:
             lambda _: texts.timeout("pulled", self._settings.pull_seconds),
             canceller,
         )
+
+        def attempt(end: float) -> None:
+            try:
+                self._pull_once(image, credentials(), canceller, end)
+            except Failed as failure:  # redacted here, because each attempt is logged
+                raise Failed(texts.redacted(failure.error, image)) from failure
+
         try:
-            attempts.run(lambda end: self._pull_once(image, credentials(), canceller, end))
+            attempts.run(attempt)
         except Failed as failure:
-            raise Failed(texts.extended(texts.redacted(failure.error, image))) from failure
+            raise Failed(texts.extended(failure.error)) from failure
 
     def _pull_once(self, image: str, given: auth.Auth, canceller: Canceller, end: float) -> None:
         try:

@@ -36,7 +36,8 @@ class DockerVolumeCalls:
 
     def _call(self, what: str, method: str, path: str, body: Any = None, gone_is_fine: bool = False) -> Any:
         try:
-            answer = self._api.call(method, path, self._seconds, body=body)
+            # Docker takes each of the three twice, so a daemon that is away for a moment costs no task.
+            answer = self._api.patient_call(method, path, self._seconds, body=body)
             return answer.json() if answer.body.strip() else {}
         except TimedOut as error:
             raise VolumeFailed(str(texts.timeout(what, self._seconds)), timed_out=True) from error

@@ -18,6 +18,7 @@ import gevent.pool
 
 from common.model.agent import Credentials
 from common.model.task import Task
+from common.proxy import through_proxy
 from services.engine.resources.kind import Host
 from services.engine.resources.roles import awaited
 
@@ -64,19 +65,23 @@ class Client:
             retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
             use_dualstack_endpoint=True if dual_stack and not own else None,
             use_fips_endpoint=True if fips and not own else None,
+            # The service judges the names and versions of a definition: users look for its exceptions.
+            parameter_validation=False,
         )
         self.service, self.region = service, region
         try:
             with _lock:  # a session makes one client at a time
-                self._client = _the_session().create_client(
-                    service,
-                    region_name=region,
-                    aws_access_key_id=role.access_key_id,
-                    aws_secret_access_key=role.secret_access_key,
-                    aws_session_token=role.session_token or None,
-                    config=config,
+                self._client = through_proxy(
+                    lambda proxies: _the_session().create_client(
+                        service,
+                        region_name=region,
+                        aws_access_key_id=role.access_key_id,
+                        aws_secret_access_key=role.secret_access_key,
+                        aws_session_token=role.session_token or None,
+                        config=config.merge(Config(proxies=proxies)),
+                    )
                 )
-        except (BotoCoreError, ValueError) as error:
+        except (BotoCoreError, ValueError, OSError) as error:
             raise AwsError(str(error)) from error
 
     def call(self, operation: str, use: Callable[[Any], T] | None = None, **arguments: Any) -> Any:

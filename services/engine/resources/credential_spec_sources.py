@@ -18,8 +18,9 @@ from msgspec import Struct
 
 from common.model.agent import Credentials
 from common.model.task import Container, Task
+from common.wire.gojson import Pairs
 from services.engine.core.hosts import folded, host_config
-from services.engine.docker.overlay import BadOverlay, Pairs
+from services.engine.docker.overlay import BadOverlay
 from services.engine.resources import aws, files, go_json, s3, ssm
 from services.engine.resources.kind import Host, ResourceFailed
 

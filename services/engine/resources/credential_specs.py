@@ -19,8 +19,9 @@ from common.config import Config
 from common.logs import fields
 from common.model.agent import Credentials
 from common.model.task import Resource, Task
+from common.wire.gojson import Pairs
 from services.engine.core.prepare import RENEWED
-from services.engine.docker.overlay import BadOverlay, Pairs
+from services.engine.docker.overlay import BadOverlay
 from services.engine.resources import aws, go_json
 from services.engine.resources.credential_spec_sources import (
     DOMAINLESS,

@@ -7,6 +7,7 @@ which Docker sees as <ECS_HOST_DATA_DIR>/data; an agent that runs on the host us
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -23,10 +24,13 @@ if TYPE_CHECKING:
     from services.engine.docker.draft import Draft
     from services.engine.docker.settings import Settings
 
+log = logging.getLogger(__name__)
+
 KIND = NAME = "firelens"
 METADATA, FILE_TYPE, FILE_VALUE = "enable-ecs-log-metadata", "config-file-type", "config-file-value"
 BUFFER_LIMIT = "log-driver-buffer-limit"
 TRUE = ("1", "t", "T", "TRUE", "true", "True")
+FALSE = ("0", "f", "F", "FALSE", "false", "False")
 PLACEHOLDER = {FLUENTD: "\"#{{ENV['{}']}}\"", FLUENTBIT: "${{{}}}"}
 EXECUTION_ENV = ("AWS_EXECUTION_ENV", "AWS_ECS_EC2")
 MIB = 1048576
@@ -178,10 +182,17 @@ def describe(task: Task, router: Container, host: Host) -> Router:
         type=router.firelens.type,
         network_mode=mode,
         memory_mib=reserved // MIB if reserved > 0 else router.memory_mib,
-        metadata=_metadata(task, router, host) if options.get(METADATA, "true") in TRUE else None,
+        metadata=_metadata(task, router, host) if _wants_metadata(task, options.get(METADATA, "true")) else None,
         external=external.get(_external_type(router), ""),
         options=_log_options(task, router.firelens.type),
     )
+
+
+def _wants_metadata(task: Task, word: str) -> bool:
+    if word not in TRUE + FALSE:
+        text = "task %s: the log router's option %s is %r, neither true nor false; records get no metadata of ECS"
+        log.warning(text, task.id, METADATA, word)
+    return word in TRUE
 
 
 def _metadata(task: Task, router: Container, host: Host) -> dict[str, str]:
@@ -203,7 +214,7 @@ def _log_options(task: Task, kind: str) -> dict[str, dict[str, str]]:
         if not logs_by_firelens(container):
             continue
         log_config = decoded_host_config(container).get("LogConfig") or {}
-        given = {str(k): str(v) for k, v in (log_config.get("Config") or {}).items() if k != BUFFER_LIMIT}
+        given = {k: v for k, v in (log_config.get("Config") or {}).items() if k != BUFFER_LIMIT}
         secret = {s.name: PLACEHOLDER[kind].format(f"{s.name}_{index}") for s in log_secrets(container)}
         found[container.name] = given | secret
     return found

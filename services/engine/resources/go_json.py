@@ -6,52 +6,39 @@ from Python's for numbers, booleans, null and everything nested.
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from decimal import Decimal
-from typing import Any, NoReturn
+from typing import Any
 
-from services.engine.docker.overlay import BadOverlay, Pairs, go_json_error
+from common.wire import gojson
+from common.wire.gojson import Number, Pairs
+from services.engine.docker.overlay import BadOverlay
 
 PLAIN_EXPONENTS = range(-4, 6)  # of the first digit; other numbers are printed with an exponent
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def decode(text: str) -> Any:
     """JSON with objects as Pairs and every number a float. Raises BadOverlay with the decoder's text."""
     try:
-        return json.loads(
-            text, object_pairs_hook=Pairs, parse_int=_number, parse_float=_number, parse_constant=_not_json
-        )
-    except BadOverlay:
-        raise
-    except RecursionError as error:
-        raise BadOverlay("exceeded max depth") from error
-    except ValueError as error:
-        raise BadOverlay(go_json_error(text, error)) from error
+        return _with_floats(gojson.whole_value(text))
+    except gojson.NotJson as error:
+        raise BadOverlay(str(error)) from error
 
 
-def _number(text: str) -> float:
-    value = float(text)
-    if math.isinf(value):
-        raise BadOverlay(f"json: cannot unmarshal number {text} into Go value of type float64")
-    return value
-
-
-def _not_json(word: str) -> NoReturn:
-    raise BadOverlay(f"invalid character '{word[0]}' looking for beginning of value")
+def _with_floats(value: Any) -> Any:
+    if isinstance(value, Number):
+        number = float(value.text)
+        if math.isinf(number):
+            raise BadOverlay(f"json: cannot unmarshal number {value.text} into Go value of type float64")
+        return number
+    if isinstance(value, Pairs):
+        return Pairs((key, _with_floats(member)) for key, member in value)
+    return [_with_floats(item) for item in value] if isinstance(value, list) else value
 
 
 def kind_of(value: Any) -> str:
     """The word of Go's decoder for the kind of a decoded value."""
-    if isinstance(value, bool):
-        return "bool"
-    if isinstance(value, float):
-        return "number"
-    if isinstance(value, str):
-        return "string"
-    return "object" if isinstance(value, Pairs) else "array"
+    return "number" if isinstance(value, float) else gojson.kind_of(value)
 
 
 def printed(value: Any) -> str:
@@ -63,7 +50,7 @@ def printed(value: Any) -> str:
     if isinstance(value, float):
         return _float(value)
     if isinstance(value, str):
-        return _LONE_SURROGATE.sub("\ufffd", value)
+        return value
     if isinstance(value, Pairs):
         members = dict(value)
         return f"map[{' '.join(f'{printed(key)}:{printed(members[key])}' for key in sorted(members))}]"

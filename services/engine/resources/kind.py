@@ -47,7 +47,10 @@ class Volumes(Protocol):
 
 @dataclass
 class Host:
-    """What a kind may use: configuration, facts about Docker, its volumes, role credentials by id, who this host is."""
+    """What a kind may use: configuration, facts about Docker, its volumes, role credentials by id, who this host is.
+
+    `facts` are those of when the task came; `latest_facts`, where there is any, tells what is known by now.
+    """
 
     settings: Settings
     facts: DockerFacts
@@ -56,6 +59,7 @@ class Host:
     region: str = ""
     cluster: str = "default"
     instance_id: str = ""  # of EC2
+    latest_facts: Callable[[], DockerFacts] | None = None
 
 
 class ResourceKind(Protocol):

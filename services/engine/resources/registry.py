@@ -24,7 +24,7 @@ from services.engine.resources.credentials_fetcher import Fetcher
 from services.engine.resources.environment_files import EnvironmentFiles
 from services.engine.resources.firelens import Firelens
 from services.engine.resources.kind import Host, ResourceFailed, ResourceKind
-from services.engine.resources.secret_values import SecretValues
+from services.engine.resources.secret_values import SecretValues, populate
 from services.engine.resources.secrets_manager import AUTH_KIND, AsmSecrets, RegistryCredentials
 from services.engine.resources.ssm import SsmSecrets
 from services.engine.resources.volume import DockerVolumes
@@ -39,7 +39,8 @@ SET_UP = (
     "cgroup", service_connect.KIND, "order", "asm-auth", "ssmsecret", "asmsecret", "dockerVolume", "gpu", "firelens",
     "credentialspec", "envfile",
 )  # fmt: skip
-AMEND = (service_connect.KIND, "firelens", "ssmsecret", "asmsecret", "credentialspec", "envfile")
+SECRETS = "secrets"  # no kind: a secret whose provider nobody knows has no resource, and still sets its variable
+AMEND = (service_connect.KIND, "firelens", SECRETS, "credentialspec", "envfile")
 
 NAMED_BY_AGENT = frozenset(SET_UP) - {"dockerVolume"}
 
@@ -112,12 +113,15 @@ class Registry:
 
     def __init__(self, *kinds: ResourceKind) -> None:
         self._kinds: dict[str, ResourceKind] = {}
+        self._values = SecretValues()
         for kind in kinds or standard():
             self.add(kind)
 
     def add(self, kind: ResourceKind) -> None:
         """Plug in a kind."""
         self._kinds[kind.name] = kind
+        if isinstance(kind, SsmSecrets | AsmSecrets):
+            self._values = kind.values  # both have the same
 
     def resources_for(self, task: Task, host: Host) -> tuple[Resource, ...]:
         """The resources that the task needs, in the order of set-up. Raises SetupError with the cause."""
@@ -141,11 +145,20 @@ class Registry:
         self._kind(resource).cleanup(task, resource, host)
 
     def amend(self, draft: Draft) -> None:
-        """Let every resource of the task add its part to a create request, kinds in order."""
+        """Let the task's secrets and every resource add their part to a create request, in order. Raises Refused."""
         for name in dict.fromkeys((*AMEND, *self._kinds)):
+            if name == SECRETS:
+                populate(draft, self._values)
             for resource in draft.task.resources:
                 if resource.kind == name and name in self._kinds:
                     self._kinds[name].amend(draft, resource)
+
+    def forget(self, task: Task) -> None:
+        """Drop the secrets and passwords that were fetched for a task; the rest of what was made for it stays."""
+        self._values.forget(task.arn)
+        auths = self._kinds.get(AUTH_KIND)
+        if isinstance(auths, RegistryCredentials):
+            auths.forget(task.arn)
 
     def asm_auth(self, task: Task, parameter: str) -> dict[str, str] | None:
         """Docker credentials that were fetched from Secrets Manager for a task, or None."""

@@ -43,6 +43,11 @@ class SecretValues:
         """Forget it."""
         self._values.pop((arn, provider), None)
 
+    def forget(self, arn: str) -> None:
+        """Forget all values of a task."""
+        for provider in NAMES:
+            self.drop(arn, provider)
+
     def of(self, arn: str, secret: Secret) -> str:
         """The value, "" when the provider had none under this name. Raises NotFetched."""
         if secret.provider not in NAMES:

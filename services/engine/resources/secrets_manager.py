@@ -13,10 +13,11 @@ from msgspec import Struct
 
 from common.model.agent import Credentials
 from common.model.task import Resource, Secret, Task
-from services.engine.docker.overlay import BadOverlay, Pairs
+from common.wire.gojson import Pairs
+from services.engine.docker.overlay import BadOverlay
 from services.engine.resources import aws, go_json
 from services.engine.resources.kind import Host, ResourceFailed
-from services.engine.resources.secret_values import SecretValues, key_of, populate, router_that_needs
+from services.engine.resources.secret_values import SecretValues, key_of, router_that_needs
 
 if TYPE_CHECKING:
     from services.engine.docker.draft import Draft
@@ -84,7 +85,7 @@ class AsmSecrets:
     name = SECRETS_KIND
 
     def __init__(self, values: SecretValues) -> None:
-        self._values = values
+        self.values = values
 
     def prepare(self, task: Task, host: Host) -> list[Resource]:
         """One resource for all secrets of the task."""
@@ -104,16 +105,15 @@ class AsmSecrets:
         failures = [failure for _, failure in found if failure]
         if failures:
             raise ResourceFailed(";".join(failures))
-        self._values.keep(task.arn, PROVIDER, {key: value for key, (value, _) in zip(wanted, found, strict=True)})
+        self.values.keep(task.arn, PROVIDER, {key: value for key, (value, _) in zip(wanted, found, strict=True)})
         return {}
 
     def cleanup(self, task: Task, resource: Resource, host: Host) -> None:
         """Forget the values."""
-        self._values.drop(task.arn, PROVIDER)
+        self.values.drop(task.arn, PROVIDER)
 
     def amend(self, draft: Draft, resource: Resource) -> None:
-        """The container's secrets; those of the other provider too, since the order of the definition counts."""
-        populate(draft, self._values)
+        """Nothing: the registry applies the secrets of both providers at once, in the order of the definition."""
 
 
 def _secrets(task: Task) -> dict[str, Secret]:
@@ -179,12 +179,20 @@ class RegistryCredentials:
         if role is None:
             raise ResourceFailed("asm resource: unable to find execution role credentials")
         found = {parameter: _auth(parameter, region, role) for parameter, region in _parameters(task).items()}
-        self._auths[task.arn] = found
+        self.keep(task.arn, found)
         return {}
 
     def cleanup(self, task: Task, resource: Resource, host: Host) -> None:
         """Forget them."""
-        self._auths.pop(task.arn, None)
+        self.forget(task.arn)
+
+    def keep(self, arn: str, found: Mapping[str, dict[str, str]]) -> None:
+        """Remember what was fetched for a task: Docker credentials by parameter."""
+        self._auths[arn] = dict(found)
+
+    def forget(self, arn: str) -> None:
+        """Forget the credentials that were fetched for a task."""
+        self._auths.pop(arn, None)
 
     def amend(self, draft: Draft, resource: Resource) -> None:
         """Nothing: they are for pulls."""

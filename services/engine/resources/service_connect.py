@@ -13,10 +13,12 @@ import json
 import logging
 import os
 import random
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from common import discovery, fips
+from common.model.agent import DockerFacts
 from common.model.status import ContainerType
 from common.model.task import Resource, Task
 from common.serviceconnect import (
@@ -45,6 +47,7 @@ log = logging.getLogger(__name__)
 USER_ID = 20000  # of the processes in Amazon's image
 EPHEMERAL = (32768, 60999)
 ATTEMPTS = 100
+LOAD_SECONDS, LOOK_SECONDS = 60.0, 0.5  # how long a task waits for an image that is being loaded
 CREATE_ERROR = "CannotCreateContainerError"
 DIRECTORY_MODE = 0o700
 STATE_INSIDE, LOGS_INSIDE, CERTIFICATES = "/var/run/ecs/", "/var/log/", "/etc/pki"
@@ -126,14 +129,22 @@ def needs_certificates(instance_arn: str) -> bool:
 
 
 class ServiceConnect:
-    """The kind `serviceconnect`. `state` is where the sockets are, `pick` chooses a random port between two."""
+    """The kind `serviceconnect`.
+
+    `state` is where the sockets are, `pick` chooses a random port between two, `load_seconds` is the longest that a
+    task waits for the agent's image.
+    """
 
     name = KIND
 
     def __init__(
-        self, state: str = STATE, archive: str = AGENT_ARCHIVE, pick: Callable[[int, int], int] = random.randint
+        self,
+        state: str = STATE,
+        archive: str = AGENT_ARCHIVE,
+        pick: Callable[[int, int], int] = random.randint,
+        load_seconds: float = LOAD_SECONDS,
     ) -> None:
-        self._state, self._archive, self._pick = state, archive, pick
+        self._state, self._archive, self._pick, self._load_seconds = state, archive, pick, load_seconds
 
     def prepare(self, task: Task, host: Host) -> list[Resource]:
         """One for a task with a proxy, and one for the relay."""
@@ -141,13 +152,25 @@ class ServiceConnect:
             return [Resource(kind=KIND, name=KIND)]
         if not proxy_name(task):
             return []
-        if not host.facts.service_connect_loaded:
+        facts = self._facts_with_image(host)
+        if not facts.service_connect_loaded:
             what = "instances outside of EC2 do not run it" if host.settings.external else f"put it at {self._archive}"
             raise SetupError(f"the task uses Service Connect, and Docker has not got the image of its agent; {what}")
         properties = [a.properties for a in task.attachments if a.type == ATTACHMENT][-1]
         detail = settled(service_connect_config(properties), container_ports(task), self._pick)
-        detail |= {PAUSE: host.settings.pause_image, DIGEST: host.facts.service_connect_digest}
+        detail |= {PAUSE: host.settings.pause_image, DIGEST: facts.service_connect_digest}
         return [Resource(kind=KIND, name=KIND, detail=detail)]
+
+    def _facts_with_image(self, host: Host) -> DockerFacts:
+        """The facts once Docker has the agent's image, which is loaded beside: a task may come before it."""
+        if host.latest_facts is None:
+            return host.facts
+        end = time.monotonic() + self._load_seconds
+        while True:
+            facts, may_come = host.latest_facts(), not host.settings.external and os.path.exists(self._archive)
+            if facts.service_connect_loaded or not may_come or time.monotonic() >= end:
+                return facts
+            time.sleep(LOOK_SECONDS)
 
     def create(self, task: Task, resource: Resource, host: Host) -> dict[str, Any]:
         """All there is to make belongs to containers, and is made with them."""

@@ -10,7 +10,7 @@ from common.model.agent import Credentials
 from common.model.task import Resource, Task
 from services.engine.resources import aws
 from services.engine.resources.kind import Host, ResourceFailed
-from services.engine.resources.secret_values import SecretValues, populate, router_that_needs
+from services.engine.resources.secret_values import SecretValues, router_that_needs
 
 if TYPE_CHECKING:
     from services.engine.docker.draft import Draft
@@ -36,7 +36,7 @@ class SsmSecrets:
     name = KIND
 
     def __init__(self, values: SecretValues) -> None:
-        self._values = values
+        self.values = values
 
     def prepare(self, task: Task, host: Host) -> list[Resource]:
         """One resource for all parameters of the task."""
@@ -56,16 +56,15 @@ class SsmSecrets:
         found: dict[str, str] = {}
         for values in aws.in_parallel(calls):
             found.update(values)
-        self._values.keep(task.arn, PROVIDER, found)
+        self.values.keep(task.arn, PROVIDER, found)
         return {}
 
     def cleanup(self, task: Task, resource: Resource, host: Host) -> None:
         """Forget the values."""
-        self._values.drop(task.arn, PROVIDER)
+        self.values.drop(task.arn, PROVIDER)
 
     def amend(self, draft: Draft, resource: Resource) -> None:
-        """The container's secrets; those of the other provider too, since the order of the definition counts."""
-        populate(draft, self._values)
+        """Nothing: the registry applies the secrets of both providers at once, in the order of the definition."""
 
 
 def _client(region: str, role: Credentials, host: Host) -> aws.Client:

@@ -73,6 +73,17 @@ def test_a_rejected_task_is_cleaned_up_like_any_other(host, task, eventually):
     assert reports(host, web.arn) == [("STOPPED", reason)]
 
 
+def test_a_rejected_task_whose_payload_comes_again_is_not_reported_again(host, task, eventually):
+    """It is known until its cleanup, and what ECS was told of it is in the outbox."""
+    host.engine()
+    web = task("t1", Container(name="a", image="i", essential=True, links=("x:y",)))
+    reason = f"resource cannot be initialized for task {web.arn}: could not find container for link x:y"
+    for _ in range(2):
+        host.run(web)
+        eventually(lambda: host.commands_left() == 0)
+        assert reports(host, web.arn) == [("STOPPED", reason)]
+
+
 def test_a_waiting_task_starts_within_two_seconds_of_the_release(host, task, eventually):
     """The process that holds the port ends by itself; users of the reference waited 15 to 20 minutes."""
     host.engine()

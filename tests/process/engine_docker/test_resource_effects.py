@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from common.model.task import MountPoint, Secret, Task, Volume
+from common.model.task import Firelens, MountPoint, Secret, Task, Volume
 from services.engine.core.effects import Action, Effect, Outcome, SetupError
+from services.engine.docker import lifecycle
 from services.engine.docker.hands import Hands
+from services.engine.docker.volumes import DockerVolumeCalls
 from services.engine.resources import cgroup
 from services.engine.resources.cgroup import TaskCgroups
+from services.engine.resources.kind import VolumeFailed
 from services.engine.resources.registry import Registry
 from tests.fakes.docker_proxy import DockerProxy, Rule
 from tests.process.engine_docker.conftest import Bench, docker
@@ -134,15 +137,35 @@ def test_a_volume_that_docker_refuses_is_the_reason_of_the_task(bench: Bench) ->
 
 def test_a_hanging_volume_inspect_ends_with_its_time_out(bench: Bench, proxy: DockerProxy) -> None:
     """Only for autoprovisioned volumes is the time-out itself the cause (spec 03 §3.7)."""
-    from services.engine.docker.volumes import DockerVolumeCalls
-    from services.engine.resources.kind import VolumeFailed
-
     hands = bench.hands(proxy.address)
     proxy.add(Rule("GET", "/volumes/", hang=True))
     with pytest.raises(VolumeFailed) as caught:
         DockerVolumeCalls(hands.api, 0.3).inspect("any")
     assert caught.value.timed_out
     assert str(caught.value).endswith("Could not transition to inspecting volume; timed out after waiting 300ms")
+
+
+def test_a_daemon_that_is_away_for_a_moment_loses_no_volume(bench: Bench, proxy: DockerProxy) -> None:
+    """A shared volume that is there must not reject its task for good, nor stay behind when its task is cleaned up."""
+    hands = bench.hands(proxy.address)
+    volumes, name = DockerVolumeCalls(hands.api), f"{bench.prefix}-away"
+    for method, path in (("POST", "/volumes/create"), ("GET", "/volumes/"), ("DELETE", "/volumes/")):
+        proxy.add(Rule(method, path, drop=True, times=1))
+        proxy.add(Rule(method, path, drop_after=True, times=1))
+    volumes.create(name, "local", {}, {})
+    assert volumes.inspect(name)["Name"] == name
+    volumes.remove(name)
+    assert name not in docker("volume", "ls", "-q").split()
+
+
+def test_a_router_in_the_hosts_network_is_not_waited_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It never gets an address on Docker's bridge, whatever the task's mode; its start would fail after a minute."""
+    monkeypatch.setattr(lifecycle, "BRIDGE_IP_SECONDS", 0.0)
+    hands = bench.hands()
+    own = json.dumps({"NetworkMode": "host"})
+    router = bench.container("router", firelens=Firelens(type="fluentbit"), docker_host_config=own)
+    task = bench.created(hands, bench.task(router, network_mode="bridge"), "router")
+    assert hands.perform(task, Effect(action=Action.START, target="router")).error is None
 
 
 def test_a_task_never_runs_without_what_it_needs(bench: Bench) -> None:

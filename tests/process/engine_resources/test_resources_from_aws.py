@@ -179,6 +179,15 @@ def test_another_refusal_of_a_secret_is_told_twice(bench: Bench, cloud: FakeAws)
     assert reason == f"secret {ASM}:a: {said}: {said}"
 
 
+def test_the_service_judges_what_a_definition_asks_for(bench: Bench, cloud: FakeAws) -> None:
+    """The SDK for Python would refuse a version id of five characters itself, with a text that nobody looks for."""
+    cloud.refuse["GetSecretValue"] = (400, "InvalidParameterException", "Invalid VersionId")
+    reason = bench.failure(bench.task(with_secrets(secret("A", f"{ASM}:a:::short", "asm"))))
+    assert reason.endswith("RequestID: r-1, InvalidParameterException: Invalid VersionId")
+    [call] = cloud.asked("GetSecretValue")
+    assert call.arguments == {"SecretId": f"{ASM}:a", "VersionId": "short"}
+
+
 def test_registry_credentials_are_kept_for_pulls_until_cleanup(bench: Bench, cloud: FakeAws) -> None:
     """Conformance case R19: one call for two containers, from the region of the first."""
     cloud.secrets = {"creds": {"SecretString": '{"Username":"u","PASSWORD":"p"}'}}

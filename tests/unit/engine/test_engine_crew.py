@@ -8,8 +8,12 @@ import gevent
 import gevent.event
 import pytest
 
+from common.model.status import ContainerStatus, TaskStatus
+from common.model.task import Container, Task
 from services.engine import crew
 from services.engine.core.effects import Action, Effect, Outcome
+
+TASK = Task(arn="arn:aws:ecs:us-west-2:1:task/c/t1")
 
 
 class Hands:
@@ -27,12 +31,15 @@ class Hands:
     def cancel(self, task_arn: str, container: str = "") -> None:
         """Nothing to cancel."""
 
+    def ended(self, container: Container) -> None:
+        """Nothing is held."""
+
 
 def start(crew_: crew.Crew, action: Action, number: int, done: list[str]) -> None:
     for at in range(number):
         crew_.start(
-            Effect(action=action, target=str(at), reason="a test"), lambda: None, lambda e, _: done.append(e.target)
-        )  # type: ignore[arg-type, return-value]
+            Effect(action=action, target=str(at), reason="a test"), lambda: TASK, lambda e, _: done.append(e.target)
+        )
 
 
 def test_stops_begin_a_few_at_a_time_and_a_lasting_one_holds_up_nobody(monkeypatch):
@@ -78,3 +85,34 @@ def test_other_effects_have_bounds_of_their_own(action, monkeypatch):
     gevent.sleep(0)
     assert len(hands.begun) - before == crew.PLACES[crew.SORT.get(action, "docker")]
     hands.go.set()
+
+
+@pytest.mark.parametrize(
+    ("action", "known", "desired", "performed"),
+    [
+        (Action.PULL, ContainerStatus.STOPPED, ContainerStatus.STOPPED, False),
+        (Action.CREATE, ContainerStatus.STOPPED, ContainerStatus.STOPPED, False),
+        (Action.CREATE, ContainerStatus.PULLED, ContainerStatus.STOPPED, True),
+        (Action.START, ContainerStatus.CREATED, ContainerStatus.STOPPED, False),
+        (Action.START, ContainerStatus.CREATED, ContainerStatus.RUNNING, True),
+        (Action.REMOVE, ContainerStatus.STOPPED, ContainerStatus.STOPPED, True),
+    ],
+)
+def test_what_waited_for_its_turn_is_left_when_its_container_was_stopped_meanwhile(action, known, desired, performed):
+    """Fifty tasks that are stopped while Docker hangs must not all be made and started when it answers again."""
+    hands = Hands()
+    hands.go.set()
+    app = Container(name="app", known=known, desired=desired)
+    task = Task(arn="t", desired=TaskStatus.STOPPED, containers=(app,))
+    outcome = crew.Crew(hands).perform(Effect(action=action, target="app"), lambda: task)
+    assert (bool(hands.begun), outcome.skipped) == (performed, not performed)
+
+
+def test_an_unexpected_fault_is_one_line_that_names_the_task(caplog):
+    """Two lines of which only one does would be two riddles."""
+    hands = Hands()
+    hands.perform = lambda task, effect: 1 / 0  # type: ignore[method-assign]
+    outcome = crew.Crew(hands).perform(Effect(action=Action.PULL, target="app", reason="r"), lambda: TASK)
+    assert str(outcome.error) == "UnknownError: ZeroDivisionError: division by zero"
+    (record,) = caplog.records
+    assert record.exc_info and record.fields == {"task": TASK.arn}

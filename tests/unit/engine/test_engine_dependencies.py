@@ -101,6 +101,26 @@ def test_a_dependency_times_out_only_for_conditions_that_need_time():
     assert judge("START", now=NOW + 11, known=C.CREATED, **started).answer is Answer.BLOCKED
 
 
+def test_the_time_limit_of_a_condition_that_is_met_is_kept_while_another_is_not():
+    """It is looked at again as long as the container waits, so it must wake the task in time."""
+    a = Container(
+        name="a",
+        image="img",
+        known=C.RUNNING,
+        desired=C.RUNNING,
+        started_at=STARTED,
+        start_timeout_seconds=10,
+        **HEALTHY,
+    )
+    slow = Container(name="slow", known=C.PULLED, desired=C.RUNNING)
+    needs = (*on("a", "HEALTHY"), *on("slow", "START"))
+    b = Container(name="b", known=C.MANIFEST_PULLED, desired=C.RUNNING, depends_on=needs)
+    task = Task(arn="t", containers=(a, slow, b))
+    verdict = evaluate(task, b, Surroundings(now=NOW))
+    assert (verdict.answer, verdict.wake_at) == (Answer.BLOCKED, NOW + 10)
+    assert evaluate(task, b, Surroundings(now=NOW + 11)).answer is Answer.NEVER
+
+
 def test_a_missing_dependency_can_never_be_met():
     """Its text prints the container as Go prints nil."""
     b = Container(name="b", image="img", known=C.NONE, desired=C.RUNNING, depends_on=on("x", "START"))

@@ -6,8 +6,15 @@ import pytest
 from msgspec.structs import replace
 
 from common.model.messages import ManagedAgentChanged
+from common.model.status import ContainerStatus
 from common.model.task import Container, ManagedAgent, RestartPolicy
-from services.engine.core.agents import CHECK_JITTER_SECONDS, CHECK_SECONDS, EXEC_AGENT, agent_of
+from services.engine.core.agents import (
+    CHECK_JITTER_SECONDS,
+    CHECK_SECONDS,
+    EXEC_AGENT,
+    FIRST_START_SECONDS,
+    agent_of,
+)
 from services.engine.core.effects import Action, Observation, Outcome
 from services.engine.core.reconcile import restored
 from services.engine.core.turn import Surroundings
@@ -62,7 +69,7 @@ def test_the_agent_is_started_with_its_container_and_stops_with_it(it, seen):
 
 
 def test_a_container_runs_without_an_agent_that_cannot_be_had(brain, seen):
-    """Conformance case R46: one STOPPED event, no start attempt."""
+    """Conformance case R46: no start attempt; the end of the container is told of its agent all the same."""
     it = brain(APP)
     it.ends(Action.RESOLVE_MANIFEST)
     it.ends(Action.PULL)
@@ -70,9 +77,60 @@ def test_a_container_runs_without_an_agent_that_cannot_be_had(brain, seen):
     it.ends(Action.CREATE, observation=Observation(docker_id="id-app"), agent=failed)
     it.ends(Action.START, observation=seen.running())
     it.event("die", seen=seen.exited(0))
-    assert told(it) == [("STOPPED", "ExecuteCommandAgent Initialization failed - could not find certs")]
+    assert told(it) == [
+        ("STOPPED", "ExecuteCommandAgent Initialization failed - could not find certs"),
+        ("STOPPED", "Received Container Stopped event"),
+    ]
     assert Action.START_AGENT not in [e.action for e in it.effects]
     assert [status for status, _ in it.reports()] == ["RUNNING", "STOPPED"]
+
+
+def news(it, since=0):
+    """What ECS hears, in order."""
+    return [f"{type(e).__name__} {getattr(e.status, 'name', e.status)}" for e in it.events[since:]]
+
+
+def test_ecs_hears_that_a_container_runs_together_with_its_agent(it):
+    """The agent's start is part of the container's (spec 05 §12.4), so one call tells of both."""
+    assert news(it) == []
+    it.ends(Action.START_AGENT, agent=started(it))
+    assert sorted(news(it)) == ["ContainerChanged RUNNING", "ManagedAgentChanged RUNNING", "TaskChanged RUNNING"]
+    assert news(it)[-1] == "TaskChanged RUNNING"
+
+
+def test_a_start_of_the_agent_that_takes_long_holds_up_nothing_but_itself(it):
+    """A Docker that hangs must not keep ECS from hearing that the task runs."""
+    assert it.wake_at == it.now + FIRST_START_SECONDS
+    it.now = it.wake_at
+    it.send()
+    assert news(it) == ["ContainerChanged RUNNING", "TaskChanged RUNNING"]
+    it.ends(Action.START_AGENT, agent=started(it))
+    assert news(it, 2) == ["ManagedAgentChanged RUNNING"]
+
+
+def test_a_container_that_ends_before_its_agent_has_begun_was_running(it, seen):
+    """Its start is told first, and the task's."""
+    it.event("die", seen=seen.exited(3))
+    assert news(it) == [
+        "ContainerChanged RUNNING",
+        "ManagedAgentChanged STOPPED",
+        "TaskChanged RUNNING",
+        "ContainerChanged STOPPED",
+        "TaskChanged STOPPED",
+    ]
+
+
+def test_an_engine_that_ends_while_the_agent_starts_tells_of_both_later(it, seen):
+    """Nothing was told, so both are told by the next one, which starts the agent once."""
+    answers = {"app": Outcome(action=Action.INSPECT, target="app", observation=seen.running())}
+    for known in (it.container().known, ContainerStatus.CREATED):
+        task = replace(it.task, containers=(replace(it.container(), known=known),))
+        decision = restored(task, answers, Surroundings(now=it.now + 60))
+        assert [e.action for e in decision.effects] == [Action.START_AGENT]
+        assert decision.events == ()
+    it.task, it.effects = decision.task, list(decision.effects)
+    it.ends(Action.START_AGENT, agent=started(it))
+    assert len(news(it)) == 3
 
 
 def test_an_agent_that_cannot_start_leaves_the_container_alone(it):
@@ -83,6 +141,13 @@ def test_an_agent_that_cannot_start_leaves_the_container_alone(it):
     assert it.reports() == [("RUNNING", "")]
     it.now += 2 * CHECK_SECONDS
     assert it.send() == []
+
+
+def test_the_end_of_a_container_is_told_of_an_agent_that_had_failed_before(it, seen):
+    """The reference tells it of every container with an agent that stops (spec 02 §8.6, 03 §2.6)."""
+    it.ends(Action.START_AGENT, agent=replace(agent(it), status="STOPPED", reason="no"))
+    it.event("die", seen=seen.exited(0))
+    assert told(it) == [("STOPPED", "no"), ("STOPPED", "Received Container Stopped event")]
 
 
 @pytest.mark.parametrize(

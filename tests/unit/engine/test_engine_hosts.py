@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from common.model.task import Association, Container, PortMapping, Task
 from services.engine.admission import Admission, host_gpus
 from services.engine.core.hosts import PASSES, Demand, Host, Queue, demand_of
@@ -80,6 +82,28 @@ def test_a_stopped_task_leaves_the_queue():
     q.enter("a", Demand(cpu=2048))
     q.release("a")
     assert q.waiting == []
+
+
+def test_a_task_that_is_stopped_while_it_waits_wakes_those_behind_it():
+    """It held nothing, but they were waiting for its turn to come."""
+    admitted = []
+    door = Admission(Host(cpu=1024, memory_mib=1000), admitted.append, lambda *_: None)
+    sizes = {"running": 512, "large": 1024, "small0": 10, "small1": 10, "small2": 10}
+    for arn, cpu in sizes.items():
+        door.enter(Task(arn=arn, cpu=cpu / 1024))
+    assert admitted == ["running", "small0", "small1"]
+    door.release("large")
+    assert admitted == ["running", "small0", "small1", "small2"]
+
+
+@pytest.mark.parametrize(
+    "overlay", ['{"MemoryReservation":1e999}', '{"MemoryReservation":' + "[" * 60000 + "]" * 60000 + "}", "[1", "NaN"]
+)
+def test_a_host_config_that_cannot_be_used_asks_for_nothing(overlay):
+    """The create tells what is wrong with it; the account of the host must not fail for it."""
+    assert demand_of(Task(arn="t", containers=(Container(name="a", memory_mib=7, docker_host_config=overlay),))) == (
+        Demand(memory_mib=7)
+    )
 
 
 def test_the_demand_of_a_task_is_its_limit_or_the_sum_of_its_containers():

@@ -2,7 +2,7 @@
 
 from common.model.status import ContainerStatus as C
 from common.model.task import Container, Task
-from services.engine.worker import abandoned_pulls
+from services.engine.core.changes import abandoned_pulls
 
 
 def task(*containers):

@@ -113,7 +113,7 @@ def test_ports_that_cannot_be_read_are_an_error(ports: dict[str, Any], error: st
 
 
 def test_health_is_the_last_entry_of_dockers_log() -> None:
-    """1024 bytes of output, cut on a character; an exit code only when unhealthy (spec 03 §8.4)."""
+    """1024 bytes of output; an exit code only when unhealthy (spec 03 §8.4)."""
     log = [{"ExitCode": 0, "Output": "old"}, {"ExitCode": 1, "Output": "é" * 2000}]
     unhealthy = observe(inspected(Health={"Status": "unhealthy", "Log": log})).health
     assert unhealthy is not None
@@ -123,6 +123,14 @@ def test_health_is_the_last_entry_of_dockers_log() -> None:
     starting = observe(inspected(Health={"Status": "starting", "Log": None})).health
     assert starting is not None and starting.status is HealthStatus.UNKNOWN
     assert observe(inspected(Health={"Status": "none"})).health is None
+
+
+@pytest.mark.parametrize(("before", "character", "left"), [(1023, "é", 1), (1022, "€", 2), (1022, "😀", 2)])
+def test_a_character_that_the_cut_splits_is_a_replacement_character_per_byte(before, character, left) -> None:
+    """As Go's encoder writes such bytes (spec 06 §2 rule 3)."""
+    log = [{"ExitCode": 1, "Output": "a" * before + character * 9}]
+    health = observe(inspected(Health={"Status": "unhealthy", "Log": log})).health
+    assert health is not None and health.output == "a" * before + "\ufffd" * left
 
 
 def test_an_answer_with_nothing_in_it_is_tolerated() -> None:

@@ -18,6 +18,7 @@ FITTING = {
     "list": st.lists(st.text(max_size=3), max_size=3),
     "words": st.lists(st.text(max_size=3), max_size=3),
     "map": st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=3),
+    "texts": st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=3),
     "optional": st.integers(0, 5),
 }
 
@@ -61,6 +62,28 @@ def test_structures_inside_are_merged_in_any_case() -> None:
     assert found == {"LogConfig": {"Type": "json-file", "Config": {"Max-Size": "1m"}}}
 
 
+TEXT_MAPS = ("Annotations", "StorageOpt", "Sysctls", "Tmpfs")
+
+
+@pytest.mark.parametrize("name", [*TEXT_MAPS, "LogConfig.Config", "Labels"])
+def test_a_map_of_texts_holds_texts_only(name: str) -> None:
+    """Docker would refuse, or worse, take what the reference's decoder makes "" of or refuses."""
+    outer, _, inner = name.partition(".")
+    schema, struct = (CONFIG, "Config") if name == "Labels" else (HOST_CONFIG, "HostConfig")
+
+    def laid(value: str) -> Any:
+        text = f'{{"{outer}":{{"{inner}":{value}}}}}' if inner else f'{{"{outer}":{value}}}'
+        found = overlay({}, text, schema, struct)[outer]
+        return found[inner] if inner else found
+
+    assert laid('{"a":null,"b":"x"}') == {"a": "", "b": "x"}
+    for value, kind in (("5", "number"), ("true", "bool"), ("[]", "array"), ("{}", "object")):
+        with pytest.raises(BadOverlay) as caught:
+            laid(f'{{"a":{value}}}')
+        wanted = f"json: cannot unmarshal {kind} into Go struct field {struct}.{name} of type string"
+        assert str(caught.value) == wanted
+
+
 def test_a_command_may_be_one_word() -> None:
     """Docker's word lists accept a single text."""
     assert overlay({}, '{"Cmd":"top","Entrypoint":["a"]}', CONFIG, "Config") == {"Cmd": ["top"], "Entrypoint": ["a"]}
@@ -78,6 +101,13 @@ def test_a_command_may_be_one_word() -> None:
         ('{"Memory":"1"}', "json: cannot unmarshal string into Go struct field HostConfig.Memory of type int64"),
         ('{"Binds":{}}', "json: cannot unmarshal object into Go struct field HostConfig.Binds of type []string"),
         ('{"Privileged":1}', "json: cannot unmarshal number into Go struct field HostConfig.Privileged of type bool"),
+        ('{"Memory":1.5}', "json: cannot unmarshal number 1.5 into Go struct field HostConfig.Memory of type int64"),
+        ('{"Memory":1e3}', "json: cannot unmarshal number 1e3 into Go struct field HostConfig.Memory of type int64"),
+        ('{"IpcMode":1.5}', "json: cannot unmarshal number into Go struct field HostConfig.IpcMode of type string"),
+        ('{"Init":1e999}', "json: cannot unmarshal number 1e999 into Go value of type float64"),
+        ("text", "invalid character 'e' in literal true (expecting 'r')"),
+        ('{"IpcMode":"\\x"}', "invalid character 'x' in string escape code"),
+        ("\ufeff{}", "invalid character 'ï' looking for beginning of value"),
         ('{"Memory":1}x', "invalid character 'x' after top-level value"),
         ('{"Memory" 1}', "invalid character '1' after object key"),
         ('{"Memory":1 "A":2}', "invalid character '\"' after object key:value pair"),

@@ -54,6 +54,19 @@ def test_the_configuration_is_named_by_its_content(tmp_path: Path, limit: str, i
         path.write_text("something else")
 
 
+@pytest.mark.parametrize(
+    ("arn", "name"), [("a/b/id", "../../../../etc"), ("a/b/id", ".."), ("a/b/..", "app"), ("a/b/", "app")]
+)
+def test_logs_never_lie_outside_of_the_tasks_own_directory(tmp_path: Path, arn: str, name: str) -> None:
+    """Root writes to them, and they are removed with all that is in them (spec 05, trap 34)."""
+    install(tmp_path)
+    with pytest.raises(ExecAgentFailed, match="is not the name of a directory"):
+        agents(tmp_path).binds(Task(arn=arn), Container(name=name), AGENT)
+    if name == "app":
+        with pytest.raises(OSError, match="is not the name of a directory"):
+            agents(tmp_path).remove_logs(Task(arn=arn))
+
+
 def test_what_is_missing_is_named_in_order(tmp_path: Path) -> None:
     """The texts that ECS hears."""
 

@@ -45,6 +45,40 @@ def test_the_metadata_file_is_bound_where_docker_finds_it(tmp_path: Path) -> Non
     assert bind.startswith(f"/host/{directory}:/opt/ecs/metadata/") and not bind.endswith(":Z")
 
 
+@pytest.mark.parametrize("name", ["../../../redis", "a/../../../../redis", "..", ".", "", "a/b"])
+def test_a_name_that_leads_out_of_the_tasks_directory_gets_no_file_and_removes_nothing(tmp_path: Path, name) -> None:
+    """The path ends in the container's name and is removed with all that is in it (spec 05, trap 34)."""
+    (tmp_path / "redis").mkdir()
+    task, container = Task(arn="arn:aws:ecs:us-west-2:123456789012:task/default/abc"), Container(name=name)
+    kept = tmp_path / "metadata" / "default" / "abc" / "app"
+    kept.mkdir(parents=True)
+    files = MetadataFiles(Settings(data_dir=str(tmp_path)), in_container=False)
+    assert not files.is_complete(task, container)
+    for act in (
+        lambda: files.create(task, container, Instance(), DockerFacts(), {}),
+        lambda: files.update(task, container, Instance(), {}, Observation(), ""),
+        lambda: files.remove(task, container),
+    ):
+        with pytest.raises(OSError, match="is not the name of a directory"):
+            act()
+    assert kept.is_dir() and (tmp_path / "redis").is_dir() and not list(tmp_path.rglob("*.json"))
+
+
+@pytest.mark.parametrize(
+    ("mode", "address"), [("default", "fd00::3"), ("default", ""), ("container:" + "d" * 64, "")]
+)  # fmt: skip
+def test_a_container_without_named_networks_shows_its_top_level_addresses(tmp_path: Path, mode, address) -> None:
+    """IPv6 as well, when Docker reports one (spec 06 §12.2, §19.2)."""
+    task, container = Task(arn="arn:aws:ecs:us-west-2:1:task/default/abc"), Container(name="app")
+    seen = Observation(network_mode=mode, ip_address="172.17.0.3", ipv6_address=address)
+    MetadataFiles(Settings(data_dir=str(tmp_path)), in_container=False).update(
+        task, container, Instance(), {}, seen, ""
+    )  # fmt: skip
+    (path,) = tmp_path.rglob("*.json")
+    expected = {"NetworkMode": mode, "IPv4Addresses": ["172.17.0.3"]}
+    assert json.loads(path.read_text())["Networks"] == [expected | ({"IPv6Addresses": [address]} if address else {})]
+
+
 def test_the_metadata_file_is_completed_after_the_start(tmp_path: Path) -> None:
     """Members in the reference's order, one port item per binding, Go's escapes, `default` for no cluster (W28)."""
     arn = "arn:aws:ecs:us-west-2:123456789012:task/default/abc"

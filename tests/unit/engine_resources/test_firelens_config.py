@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from common.model.agent import DockerFacts
 from common.model.task import Container, Firelens, Secret, Task
 from services.engine.core.effects import SetupError
+from services.engine.core.prepare import set_up
 from services.engine.docker.settings import Settings
 from services.engine.resources.firelens import Firelens as FirelensKind
 from services.engine.resources.firelens import describe, parse_user
@@ -242,6 +243,34 @@ def test_a_router_that_nobody_can_serve_is_refused(made: Container, said: str) -
     with pytest.raises(SetupError) as caught:
         FirelensKind(SecretValues()).prepare(task(made), host())
     assert str(caught.value) == f"unable to initialize firelens resource: {said}"
+
+
+@pytest.mark.parametrize(
+    ("word", "wanted", "warned"),
+    [("true", True, False), ("T", True, False), ("0", False, False), ("False", False, False), ("maybe", False, True),
+     ("", False, True), ("TrUe", False, True)],
+)  # fmt: skip
+def test_a_word_that_is_neither_true_nor_false_is_warned_about(
+    word: str, wanted: bool, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Conformance case R37: it counts as false, and somebody must find out why the records lack the metadata."""
+    made = router(options={"enable-ecs-log-metadata": word})
+    assert (describe(task(made), made, host()).metadata is not None) is wanted
+    assert [word in r.getMessage() for r in caplog.records] == ([True] if warned else [])
+
+
+def test_a_log_option_that_is_null_is_an_empty_text() -> None:
+    """Spec 03 §6.6.4: the reference's decoder makes "" of it, and refuses what is no text."""
+    log_config: dict[str, Any] = {"LogConfig": {"Type": "awsfirelens", "Config": {"Name": "x", "region": None}}}
+    app = Container(name="web", docker_host_config=json.dumps(log_config))
+    made = describe(task(router(), app), router(), host())
+    assert made.options == {"web": {"Name": "x", "region": ""}}
+    [shown] = set_up(task(app), (), limits_enabled=False).containers
+    assert shown.log_options == {"Name": "x", "region": ""}  # what the metadata endpoint tells
+    log_config = {"LogConfig": {"Type": "awsfirelens", "Config": {"Name": 5}}}
+    wrong = Container(name="web", docker_host_config=json.dumps(log_config))
+    with pytest.raises(SetupError, match="cannot unmarshal number into Go struct field"):
+        FirelensKind(SecretValues()).prepare(task(router(), wrong), host())
 
 
 def test_only_an_s3_configuration_needs_the_execution_role() -> None:

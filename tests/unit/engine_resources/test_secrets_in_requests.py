@@ -20,8 +20,8 @@ from services.engine.docker.settings import Settings
 from services.engine.resources.environment_files import EnvironmentFiles
 from services.engine.resources.firelens import Firelens as FirelensKind
 from services.engine.resources.registry import Registry
-from services.engine.resources.secret_values import SecretValues
-from services.engine.resources.secrets_manager import AsmSecrets
+from services.engine.resources.secret_values import NotFetched, SecretValues
+from services.engine.resources.secrets_manager import AsmSecrets, RegistryCredentials
 from services.engine.resources.ssm import SsmSecrets
 
 ARN = "arn:aws:ecs:us-west-2:123456789012:task/default/0123456789abcdef0123456789abcdef"
@@ -110,6 +110,33 @@ def test_a_container_is_never_made_without_its_secrets(bench: Bench, provider: s
     with pytest.raises(Refused) as caught:
         bench.draft(task_of(container, kinds=(kind,)))
     assert str(caught.value) == f"DockerClientConfigError: task secret data: unable to fetch {word} Secrets resource"
+
+
+@pytest.mark.parametrize("kinds", [(), ("ssmsecret",)])
+def test_a_secret_of_an_unknown_provider_is_an_empty_variable(bench: Bench, kinds: tuple[str, ...]) -> None:
+    """Spec 05 §6.1, whether the task has other secrets or none, and over the value of the definition."""
+    bench.values.keep(ARN, "ssm", {})
+    container = Container(name="app", environment={"V": "definition"}, secrets=(secret("V", provider="vault"),))
+    assert bench.environment(task_of(container, kinds=kinds))["V"] == ""
+
+
+def test_what_was_fetched_for_a_forgotten_task_is_gone() -> None:
+    """A task of another instance has no cleanup; its secrets and passwords must not outlive it in memory."""
+    registry, values, auths = Registry(), SecretValues(), RegistryCredentials()
+    for kind in (SsmSecrets(values), AsmSecrets(values), auths):
+        registry.add(kind)
+    for arn in (ARN, ARN + "2"):
+        values.keep(arn, "ssm", {"/p_us-west-2": "t0p"})
+        values.keep(arn, "asm", {"/p_us-west-2": "t0p"})
+        auths.keep(arn, {"parameter": {"username": "u", "password": "p"}})
+    task, other = (Task(arn=arn) for arn in (ARN, ARN + "2"))
+    registry.forget(task)
+    assert registry.asm_auth(task, "parameter") is None
+    for provider in ("ssm", "asm"):
+        with pytest.raises(NotFetched):
+            values.of(task.arn, secret("V", provider=provider))
+        assert values.of(other.arn, secret("V", provider=provider)) == "t0p"
+    assert registry.asm_auth(other, "parameter") == {"username": "u", "password": "p"}
 
 
 def test_a_log_driver_secret_is_a_log_option(bench: Bench) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import os
@@ -19,6 +20,7 @@ from common.model.status import ContainerType
 from common.model.task import Attachment, Container, Network, PortMapping, Resource, Task
 from services.engine.core import relay
 from services.engine.core.effects import SetupError
+from services.engine.core.service_connect import DIGEST
 from services.engine.docker import request
 from services.engine.docker.draft import Draft, Refused, World
 from services.engine.docker.settings import Settings
@@ -126,6 +128,33 @@ def test_without_the_agents_image_the_task_is_refused_in_words(kind: ServiceConn
     with pytest.raises(SetupError, match=r"Docker has not got the image of its agent; put it at .*agent\.tar"):
         kind.prepare(task(), host(loaded=False))
     assert kind.prepare(Task(arn=ARN, containers=(Container(name="a"),)), host(loaded=False)) == []
+
+
+def test_a_task_that_comes_before_its_image_waits_for_the_load(
+    kind: ServiceConnect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The image is loaded beside, after the start: a task that came first would be rejected for good."""
+    monkeypatch.setattr(service_connect, "LOOK_SECONDS", 0.0)
+    (tmp_path / "agent.tar").touch()
+    known = itertools.chain([host(loaded=False).facts] * 3, itertools.repeat(host().facts))
+    waiting = dataclasses.replace(host(loaded=False), latest_facts=lambda: next(known))
+    (resource,) = kind.prepare(task(), waiting)
+    assert resource.detail[DIGEST] == "sha256:abc"
+
+
+@pytest.mark.parametrize("case", ["no archive", "an external instance", "an archive that Docker refuses"])
+def test_a_task_does_not_wait_for_an_image_that_does_not_come(case: str, tmp_path: Path):
+    """Not at all where nothing will be loaded, and never longer than a bound."""
+    refused = case == "an archive that Docker refuses"
+    if case != "no archive":
+        (tmp_path / "agent.tar").touch()
+    kind = ServiceConnect(str(tmp_path / "sc"), str(tmp_path / "agent.tar"), load_seconds=0.0 if refused else 60.0)
+    looks = []
+    settings = Settings(external=case == "an external instance")
+    where = Host(settings, DockerFacts(), None, latest_facts=lambda: looks.append(1) or DockerFacts())  # type: ignore[arg-type,func-returns-value]
+    with pytest.raises(SetupError, match="Docker has not got the image of its agent"):
+        kind.prepare(task(), where)
+    assert len(looks) == 1
 
 
 # -- when containers are created -------------------------------------------------------------------
