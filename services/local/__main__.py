@@ -6,6 +6,7 @@ monkey.patch_all()
 
 import sqlite3
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,14 +43,22 @@ def serve(context: "Context") -> int:
 def _open(context: "Context") -> "Server":
     config = context.config
     listener = listen(config["ECS_LOCAL_PORT"])
-    from services.local.server import Server  # after listen(): see there
+    from common.clock import SystemClock  # after listen(): see there
+    from services.local.credentials import RoleCredentials, assume_role
+    from services.local.secrets import SecretsFile
+    from services.local.server import Server
 
+    region = config["AWS_DEFAULT_REGION"] or DEFAULT_REGION
+    assume = partial(assume_role, region=region) if config["ECS_LOCAL_ASSUME_TASK_ROLES"] else None
+    file = config["ECS_LOCAL_SECRETS_FILE"]
     try:
         return Server(
             Path(config["ECS_DATADIR"]) / "local",
             listener,
-            config["AWS_DEFAULT_REGION"] or DEFAULT_REGION,
+            region,
             config["ECS_CLUSTER"] or "default",
+            credentials=RoleCredentials(SystemClock(), assume=assume),
+            secrets_file=SecretsFile(Path(file) if file else None),
         )
     except sqlite3.Error as error:
         listener.close()

@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import gevent
+import msgspec
 from gevent.event import Event
 from msgspec import Struct
 
@@ -23,9 +24,9 @@ from services.local.core import lifecycle, manifest
 from services.local.core.errors import ApiError
 from services.local.core.payload import task_payload
 from services.local.core.records import Task
-from services.local.credentials import RoleCredentials
+from services.local.credentials import RoleCredentials, RoleRefused
 from services.local.state import State
-from services.local.websocket import GOING_AWAY, NORMAL, POLICY, Closed, Socket, decode
+from services.local.websocket import FAILED, GOING_AWAY, NORMAL, POLICY, Closed, Socket, decode
 
 log = logging.getLogger("local.acs")
 Json = dict[str, Any]
@@ -59,7 +60,7 @@ class Session:
         self._wake = Event()
         self._owed: dict[str, Owed] = {}  # message id -> when to send it again
         self._roles: dict[str, Json] = {}  # message id -> IAMRoleCredentialsMessage not yet acknowledged
-        self._handed_out: float | None = None  # end of the credentials that this agent has
+        self._handed_out: int | None = None  # generation of the credentials that this agent has
         self._heard = time.monotonic()
         self._heartbeat_at = time.monotonic() + HEARTBEAT_SECONDS
         self._stalled_until = 0.0
@@ -156,10 +157,9 @@ class Session:
         self._settle(message_id)
         for task in self._state.tasks_on(self.instance_arn):
             if task.delivery.message_id == message_id and not task.delivery.acked:
-                task.delivery.acked = True
-                stops = task.delivery.desired == "STOPPED"
-                task.view = lifecycle.stop_accepted(task.view) if stops else lifecycle.start_accepted(task.view)
-                self._state.save(task)
+                accepted = lifecycle.stop_accepted if task.delivery.desired == "STOPPED" else lifecycle.start_accepted
+                delivery = msgspec.structs.replace(task.delivery, acked=True)
+                self._state.change(task, view=accepted(task.view), delivery=delivery)
 
     def _settle(self, message_id: str) -> None:
         # A payload's credentials acks carry the payload's id; only its AckRequest settles the payload itself.
@@ -186,6 +186,9 @@ class Session:
                     return self.socket.close(GOING_AWAY, "no heartbeat acknowledgement")
         except Closed as error:
             log.info("ACS session ended: %s", error)
+        except Exception:  # a session that only listens would look connected and get nothing done
+            log.exception("the ACS session failed and is closed; the agent connects again")
+            self.socket.close(FAILED, "the control plane failed")
 
     def _pause(self) -> float:
         """Seconds until the next thing is due."""
@@ -197,7 +200,7 @@ class Session:
         for task in waiting:
             if self._is_due(task.delivery.message_id):
                 self._send_payload(task)
-        if self._handed_out is None or self._credentials.due() or self._handed_out != self._credentials.expires:
+        if self._credentials.due() or self._handed_out != self._credentials.generation:
             self._renew_credentials()
         for message_id, message in list(self._roles.items()):
             task_gone = message["taskArn"] not in self._state.tasks or not self._state.tasks[message["taskArn"]].live
@@ -215,6 +218,11 @@ class Session:
         """Send what the agent must know about a task; one that cannot be put into words must not hold up the others."""
         try:
             payload = self._payload(task)
+        except RoleRefused as error:
+            log.error("task %s is stopped: %s", task.arn, error)
+            now = self._state.tasks.get(task.arn, task)  # asking took time, in which it may have changed
+            self._state.stop(now, str(error), "TaskFailedToStart")
+            return
         except (KeyError, TypeError, ApiError) as error:
             log.error(
                 "no payload can be made for task %s: %r; it stays as it is. Stop it and run it again.", task.arn, error
@@ -246,25 +254,35 @@ class Session:
         }
 
     def _role(self, task: Task, role_type: str, definition: Json) -> Json | None:
-        """Complete IAMRoleCredentials for one of the task's two roles, or None when it has none."""
+        """Complete IAMRoleCredentials for one of the task's two roles, or None when it has none. Raises RoleRefused."""
         id_member, arn_member = ROLE_TYPES[role_type]
         role_arn = task.view.get("overrides", {}).get(arn_member) or definition.get(arn_member)
         credentials_id: str = getattr(task, id_member)
         if not role_arn or not credentials_id:
             return None
-        return dict(self._credentials.for_role(role_arn, credentials_id))
+        try:
+            return dict(self._credentials.for_role(role_arn, credentials_id, of_task=role_type == "TaskApplication"))
+        except RoleRefused:
+            if task.delivery.desired == "STOPPED":
+                return None  # it ends without
+            raise
 
     def _renew_credentials(self) -> None:
         """Owe fresh credentials for every task that the agent already has."""
         if self._credentials.due():
             self._credentials.refresh()
-        self._handed_out = self._credentials.expires
+        self._handed_out = self._credentials.generation
         self._roles.clear()
         for task in self._state.tasks_on(self.instance_arn):
             if not task.delivery.acked or task.delivery.desired != "RUNNING":
                 continue  # its payload carries them, or it is about to end
             for role_type in ROLE_TYPES:
-                role = self._role(task, role_type, self._state.definition_of(task))
+                try:
+                    role = self._role(task, role_type, self._state.definition_of(task))
+                except RoleRefused as error:
+                    log.warning("the credentials of task %s cannot be renewed: %s", task.arn, error)
+                    self._credentials.retry_soon()
+                    continue
                 if role:
                     message_id = str(uuid.uuid4())
                     self._roles[message_id] = {
@@ -340,8 +358,7 @@ class Hub:
         instance = self._state.instances[instance_arn]
         versions = {k: query[k] for k in ("agentVersion", "agentHash", "dockerVersion") if query.get(k)}
         if versions and instance.view.get("versionInfo") != versions:
-            instance.view = {**instance.view, "versionInfo": versions}
-            self._state.save(instance)
+            self._state.change(instance, view={**instance.view, "versionInfo": versions})
 
     def wake(self, instance_arn: str) -> None:
         """There is work for the instance."""

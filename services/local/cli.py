@@ -69,7 +69,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="ecs-local",
         description="Run Amazon ECS task definitions on this machine, through the real agent.",
         epilog="Environment: ECS_DATADIR (state and logs, default ~/.local/state/ecs-local), ECS_LOCAL_PORT (default "
-        "51670), ECS_CLUSTER, AWS_REGION, DOCKER_HOST.",
+        "51670), ECS_LOCAL_SECRETS_FILE (secrets instead of those of AWS), ECS_LOCAL_ASSUME_TASK_ROLES, ECS_CLUSTER, "
+        "AWS_REGION, DOCKER_HOST.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("up", help="start the control plane and the agent in the background")

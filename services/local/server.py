@@ -22,12 +22,13 @@ from gevent.pywsgi import WSGIServer
 from geventwebsocket.handler import WebSocketHandler
 
 from common.clock import Clock, SystemClock
-from services.local import api, trial
+from services.local import api, secrets, trial
 from services.local.acs import Hub
 from services.local.api.plane import Plane
 from services.local.core.errors import ApiError
 from services.local.core.names import Names
 from services.local.credentials import RoleCredentials
+from services.local.secrets import SecretsFile
 from services.local.shapes import ServiceShapes
 from services.local.state import State
 from services.local.store import Store
@@ -56,6 +57,7 @@ class Server:
         cluster: str = "default",
         clock: Clock | None = None,
         credentials: RoleCredentials | None = None,
+        secrets_file: SecretsFile | None = None,
     ) -> None:
         """State is kept in `directory`, `listener` is from listen(). Raises Permanent when state cannot be opened."""
         clock = clock or SystemClock()
@@ -65,6 +67,7 @@ class Server:
         self.hub = Hub(self.state, credentials or RoleCredentials(clock))
         self.telemetry = Telemetry(self.state)
         self.backstage = Backstage(self.state, self.hub, self.telemetry)
+        self.secrets = secrets_file or SecretsFile(None)
         self._listener = listener
         self.port: int = self._listener.getsockname()[1]
         self.plane = Plane(self.state, ServiceShapes(), self.hub, f"http://127.0.0.1:{self.port}")
@@ -201,6 +204,8 @@ def _operation(server: Server) -> flask.Response:
         prefix, _, name = target.rpartition(".")
         if prefix == trial.PREFIX:
             return _json(trial.call(server.backstage, name, body), 200)
+        if prefix in secrets.PREFIXES:
+            return _json(server.secrets.call(target, body), 200)
         if prefix != server.plane.shapes.target_prefix:
             raise ApiError(
                 "UnknownOperationException",

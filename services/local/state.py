@@ -1,14 +1,16 @@
 """Everything the control plane knows, in memory, written through to the store.
 
 One process, one thread, cooperative greenlets: no method here yields between reading and writing, so none needs a lock.
-`save` and `forget` are the only writers. Sessions learn of work for an agent through `on_work`.
+`save`, `change`, `next_number` and `forget_old` are the only writers. They write to the disk first: what the disk does
+not take has not happened, so a client that was told of the failure may try again. Sessions learn of work for an agent
+through `on_work`.
 """
 
 from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -62,11 +64,29 @@ class State:
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
-    def save(self, *records: Cluster | Definition | Instance | Task) -> None:
-        """Remember the records, in one transaction."""
+    def save(
+        self,
+        *records: Cluster | Definition | Instance | Task,
+        tags: Mapping[str, list[Json]] | None = None,
+        tokens: Mapping[str, Token] | None = None,
+    ) -> None:
+        """Remember the records, the tags by ARN and the client tokens: all of it or, with an sqlite3.Error, nothing."""
+        tags, tokens = tags or {}, tokens or {}
+        puts = [(_kind(r), self._key(r), msgspec.json.encode(r)) for r in records]
+        puts += [("tags", arn, msgspec.json.encode(value)) for arn, value in tags.items()]
+        puts += [("token", token, msgspec.json.encode(value)) for token, value in tokens.items()]
+        if puts:
+            self.store.write(puts)
         for record in records:
             self._table(record)[self._key(record)] = record
-        self.store.write([(_kind(r), self._key(r), msgspec.json.encode(r)) for r in records])
+        self.tags.update(tags)
+        self.tokens.update(tokens)
+
+    def change(self, record: Record, **members: Any) -> Record:
+        """Remember the record with other members; returns what is remembered now."""
+        changed = msgspec.structs.replace(record, **members)
+        self.save(changed)
+        return changed
 
     def _table(self, record: Any) -> dict[str, Any]:
         tables: dict[str, Any] = {
@@ -84,21 +104,12 @@ class State:
             return record.name
         return f"{record.family}:{record.revision}" if isinstance(record, Definition) else record.arn
 
-    def set_tags(self, arn: str, tags: list[Json]) -> None:
-        """Replace the tags of a resource."""
-        self.tags[arn] = tags
-        self.store.write([("tags", arn, msgspec.json.encode(tags))])
-
-    def remember(self, token: str, fingerprint: str, tasks: Iterable[str]) -> None:
-        """Keep what a client token stood for, so that the same call again gives the same tasks."""
-        self.tokens[token] = Token(fingerprint, list(tasks), self.clock.now())
-        self.store.write([("token", token, msgspec.json.encode(self.tokens[token]))])
-
     def next_number(self, counter: str) -> int:
         """1, 2, 3, … also across restarts."""
-        self.counters[counter] = self.counters.get(counter, 0) + 1
-        self.store.write([("counter", counter, msgspec.json.encode(self.counters[counter]))])
-        return self.counters[counter]
+        number = self.counters.get(counter, 0) + 1
+        self.store.write([("counter", counter, msgspec.json.encode(number))])
+        self.counters[counter] = number
+        return number
 
     def forget_old(self) -> None:
         """Drop tasks that stopped over an hour ago, deleted definitions that no task uses, tokens older than a day."""
@@ -109,23 +120,21 @@ class State:
             if not t.live and now - t.view.get("stoppedAt", now) > STOPPED_KEPT_SECONDS
         ]
         tokens = [k for k, t in self.tokens.items() if now - t.at > TOKEN_KEPT_SECONDS]
-        for arn in tasks:
-            del self.tasks[arn]
-            self.tags.pop(arn, None)
-        for token in tokens:
-            del self.tokens[token]
-        used = {t.view["taskDefinitionArn"] for t in self.tasks.values()}
+        used = {t.view["taskDefinitionArn"] for arn, t in self.tasks.items() if arn not in tasks}
         deleted = [
             k
             for k, d in self.definitions.items()
             if d.view["status"] == "DELETE_IN_PROGRESS" and d.view["taskDefinitionArn"] not in used
         ]
-        for key in deleted:
-            del self.definitions[key]
         gone = [("task", a) for a in tasks] + [("tags", a) for a in tasks] + [("token", k) for k in tokens]
         gone += [("definition", k) for k in deleted]
-        if gone:
-            self.store.write([], gone)
+        if not gone:
+            return
+        self.store.write([], gone)
+        tables: dict[str, dict[str, Any]] = {
+            "task": self.tasks, "tags": self.tags, "token": self.tokens, "definition": self.definitions}  # fmt: skip
+        for kind, key in gone:
+            tables[kind].pop(key, None)
 
     # -- finding ----------------------------------------------------------------------------------------------------
 
@@ -172,15 +181,15 @@ class State:
         """A new message for an agent, not yet acknowledged."""
         return Delivery(desired=desired, message_id=str(uuid.uuid4()), sequence=self.next_number("sequence"))
 
-    def stop(self, task: Task, reason: str | None, code: str = "UserInitiated") -> None:
-        """Want the task stopped; the agent is told until it acknowledges."""
+    def stop(self, task: Task, reason: str | None, code: str = "UserInitiated") -> Task:
+        """Want the task stopped; the agent is told until it acknowledges. Returns the task as it is now."""
         if not task.live:
-            return
-        task.view = lifecycle.request_stop(task.view, reason, self.clock.now(), code)
-        if task.delivery.desired != "STOPPED":
-            task.delivery = self.delivery("STOPPED")
-        self.save(task)
+            return task
+        view = lifecycle.request_stop(task.view, reason, self.clock.now(), code)
+        delivery = task.delivery if task.delivery.desired == "STOPPED" else self.delivery("STOPPED")
+        task = self.change(task, view=view, delivery=delivery)
         self.on_work(task.instance)
+        return task
 
     def need_task(self, cluster: Cluster, id_or_arn: str) -> Task:
         """The task, or the service's InvalidParameterException."""

@@ -57,10 +57,11 @@ class Store:
         try:
             self._db.executemany("INSERT OR REPLACE INTO documents (kind, key, body) VALUES (?, ?, ?)", puts)
             self._db.executemany("DELETE FROM documents WHERE kind = ? AND key = ?", deletes)
+            self._db.execute("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
+            if self._db.in_transaction:  # SQLite ends some failed ones itself
+                self._db.execute("ROLLBACK")
             raise
-        self._db.execute("COMMIT")
 
     def close(self) -> None:
         """Close the file."""

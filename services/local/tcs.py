@@ -75,8 +75,7 @@ class Telemetry:
                 continue
             view = lifecycle.apply_health(task.view, reported.get("containers") or [], set(task.essential))
             if view is not task.view:
-                task.view = view
-                self._state.save(task)
+                self._state.change(task, view=view)
 
     def _instance_status(self, message: Json, instance_arn: str) -> None:
         instance = self._state.instances.get(instance_arn)
@@ -93,8 +92,8 @@ class Telemetry:
             for s in message.get("statuses") or []
         ]
         bad = next((d["status"] for d in details if d["status"] != "OK"), "OK")
-        instance.view = {**instance.view, "healthStatus": {"overallStatus": bad, "details": details}}
-        self._state.save(instance)
+        health = {"overallStatus": bad, "details": details}
+        self._state.change(instance, view={**instance.view, "healthStatus": health})
 
     def sockets(self) -> list[Socket]:
         """The open connections."""

@@ -19,7 +19,7 @@ from geventwebsocket.websocket import Header, WebSocket
 
 log = logging.getLogger("local.websocket")
 Json = dict[str, Any]
-NORMAL, GOING_AWAY, PROTOCOL_ERROR, POLICY = 1000, 1001, 1002, 1008  # RFC 6455 §7.4.1
+NORMAL, GOING_AWAY, PROTOCOL_ERROR, POLICY, FAILED = 1000, 1001, 1002, 1008, 1011  # RFC 6455 §7.4.1
 WRITE_DEADLINE_SECONDS = 30.0
 
 

@@ -34,8 +34,8 @@ def submit_task(plane: Plane, request: Json) -> Json:
         return ACCEPTED
     before = task.view["lastStatus"]
     if request.get("status"):
-        task.view = lifecycle.apply_report(task.view, request, set(task.essential), plane.state.clock.now())
-        plane.state.save(task)
+        view = lifecycle.apply_report(task.view, request, set(task.essential), plane.state.clock.now())
+        task = plane.state.change(task, view=view)
     if task.view["lastStatus"] != before:
         why = f": {task.view['stopCode']}, {task.view['stoppedReason']}" if not task.live else ""
         log.info("task %s is %s%s", task.arn.rsplit("/", 1)[-1], task.view["lastStatus"], why)
@@ -46,8 +46,7 @@ def submit_container(plane: Plane, request: Json) -> Json:
     """One container has got further."""
     task = _task(plane, request)
     if task is not None and task.live:
-        task.view = lifecycle.apply_container_report(task.view, request)
-        plane.state.save(task)
+        plane.state.change(task, view=lifecycle.apply_container_report(task.view, request))
     return ACCEPTED
 
 

@@ -29,8 +29,7 @@ def create(plane: Plane, request: Json) -> Json:
             **{k: request[k] for k in _STORED if k in request},
         }
         cluster = Cluster(name, view)
-        plane.state.save(cluster)
-        plane.state.set_tags(view["clusterArn"], tags)
+        plane.state.save(cluster, tags={view["clusterArn"]: tags})
     return {"cluster": plane.cluster_view(cluster, ["TAGS", "SETTINGS"])}
 
 
@@ -67,6 +66,5 @@ def delete(plane: Plane, request: Json) -> Json:
         )
     if view["runningTasksCount"] or view["pendingTasksCount"]:
         raise ApiError("ClusterContainsTasksException", "The Cluster cannot be deleted while Tasks are active.")
-    cluster.view = {**cluster.view, "status": "INACTIVE"}
-    plane.state.save(cluster)
+    cluster = plane.state.change(cluster, view={**cluster.view, "status": "INACTIVE"})
     return {"cluster": plane.cluster_view(cluster)}

@@ -25,8 +25,7 @@ def register(plane: Plane, request: Json) -> Json:
     arn = plane.state.names.definition(family, revision)
     by = f"arn:{plane.state.names.partition}:iam::{plane.state.names.account}:root"
     view = core.register(request, arn, revision, plane.state.clock.now(), by)
-    plane.state.save(Definition(family, revision, view))
-    plane.state.set_tags(arn, tags)
+    plane.state.save(Definition(family, revision, view), tags={arn: tags})
     return {"taskDefinition": view, "tags": tags}
 
 
@@ -81,9 +80,8 @@ def deregister(plane: Plane, request: Json) -> Json:
         )
     if definition.view["status"] != "ACTIVE":
         raise client("The specified task definition is inactive. Specify an active task definition and try again.")
-    definition.view = {**definition.view, "status": "INACTIVE", "deregisteredAt": plane.state.clock.now()}
-    plane.state.save(definition)
-    return {"taskDefinition": definition.view}
+    view = {**definition.view, "status": "INACTIVE", "deregisteredAt": plane.state.clock.now()}
+    return {"taskDefinition": plane.state.change(definition, view=view).view}
 
 
 def delete(plane: Plane, request: Json) -> Json:
@@ -111,11 +109,7 @@ def delete(plane: Plane, request: Json) -> Json:
                 }
             )
         else:
-            definition.view = {
-                **definition.view,
-                "status": "DELETE_IN_PROGRESS",
-                "deleteRequestedAt": plane.state.clock.now(),
-            }
-            plane.state.save(definition)
-            deleted.append(definition.view)
+            now = plane.state.clock.now()
+            view = {**definition.view, "status": "DELETE_IN_PROGRESS", "deleteRequestedAt": now}
+            deleted.append(plane.state.change(definition, view=view).view)
     return {"taskDefinitions": deleted, "failures": failures}

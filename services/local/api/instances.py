@@ -6,13 +6,17 @@ import json
 import platform
 from typing import Any
 
+from msgspec.structs import replace
+
 from services.local.api.plane import Plane, missing, page
+from services.local.core import lifecycle
 from services.local.core.errors import ApiError, cluster_not_found, invalid
 from services.local.core.names import new_id
 from services.local.core.records import Cluster, Instance
 
 Json = dict[str, Any]
 MAX_DESCRIBED = 100
+BY_FORCE = "The container instance was deregistered by force."
 
 
 def register(plane: Plane, request: Json) -> Json:
@@ -35,7 +39,7 @@ def register(plane: Plane, request: Json) -> Json:
     view = {
         **previous,
         "containerInstanceArn": arn,
-        "status": "ACTIVE",
+        "status": "DRAINING" if previous.get("status") == "DRAINING" else "ACTIVE",  # a restart ends no draining
         "version": previous["version"] + 1,
         "attachments": [],
         "registeredResources": [_resource(r) for r in request.get("totalResources") or []],
@@ -45,9 +49,7 @@ def register(plane: Plane, request: Json) -> Json:
     if identity.get("instanceId"):
         view["ec2InstanceId"] = identity["instanceId"]
     record = Instance(arn=arn, cluster=cluster.name, view=view, client_token=request.get("clientToken") or "")
-    plane.state.save(record)
-    if request.get("tags"):
-        plane.state.set_tags(arn, request["tags"])
+    plane.state.save(record, tags={arn: request["tags"]} if request.get("tags") else None)
     return {"containerInstance": plane.instance_view(record, with_tags=True)}
 
 
@@ -94,17 +96,10 @@ def deregister(plane: Plane, request: Json) -> Json:
     if tasks and not request.get("force"):
         raise invalid("Found running tasks on the instance.")
     now = plane.state.clock.now()
-    for task in tasks:
-        task.view = {
-            **task.view,
-            "lastStatus": "STOPPED",
-            "desiredStatus": "STOPPED",
-            "stoppedAt": now,
-            "stoppedReason": "The container instance was deregistered by force.",
-            "version": task.view["version"] + 1,
-        }
-    instance.view = {**instance.view, "status": "INACTIVE", "version": instance.view["version"] + 1}
-    plane.state.save(instance, *tasks)
+    ended = [replace(task, view=lifecycle.abandoned(task.view, BY_FORCE, now)) for task in tasks]
+    view = {**instance.view, "status": "INACTIVE", "version": instance.view["version"] + 1}
+    instance = replace(instance, view=view)
+    plane.state.save(instance, *ended)
     plane.hub.disconnect(instance.arn, inactive=True)
     return {"containerInstance": plane.instance_view(instance)}
 
@@ -165,7 +160,7 @@ def update_state(plane: Plane, request: Json) -> Json:
         if instance is None or instance.view["status"] == "INACTIVE":
             failures.append(missing(name))
             continue
-        instance.view = {**instance.view, "status": status, "version": instance.view["version"] + 1}
-        plane.state.save(instance)
+        view = {**instance.view, "status": status, "version": instance.view["version"] + 1}
+        instance = plane.state.change(instance, view=view)
         found.append(plane.instance_view(instance))
     return {"containerInstances": found, "failures": failures}

@@ -36,7 +36,7 @@ def tag(plane: Plane, request: Json) -> Json:
     """Adds tags; an existing key gets the new value."""
     arn = _resource(plane, request["resourceArn"])
     merged = {t["key"]: t["value"] for t in plane.state.tags.get(arn, []) + check_tags(request["tags"])}
-    plane.state.set_tags(arn, [{"key": k, "value": v} for k, v in merged.items()])
+    plane.state.save(tags={arn: [{"key": k, "value": v} for k, v in merged.items()]})
     return {}
 
 
@@ -44,5 +44,5 @@ def untag(plane: Plane, request: Json) -> Json:
     """Removes tags by key; keys that are not there are no error."""
     arn = _resource(plane, request["resourceArn"])
     kept = [t for t in plane.state.tags.get(arn, []) if t["key"] not in request["tagKeys"]]
-    plane.state.set_tags(arn, kept)
+    plane.state.save(tags={arn: kept})
     return {}

@@ -15,6 +15,7 @@ from services.local.core.errors import ApiError, client, invalid
 from services.local.core.names import last_part, new_id
 from services.local.core.records import Cluster, Definition, Instance, Task
 from services.local.credentials import new_credentials_id
+from services.local.state import Token
 
 log = logging.getLogger("local.tasks")
 Json = dict[str, Any]
@@ -44,15 +45,16 @@ def run(plane: Plane, request: Json) -> Json:
     ]
     if not instances:
         raise invalid("No Container Instances were found in your cluster.")
-    tasks, failures = [], []
+    tasks: list[Task] = []
+    failures = []
     for _ in range(count):
-        instance, failure = _choose(plane, instances, definition, request.get("overrides") or {})
+        instance, failure = _choose(plane, instances, definition, request.get("overrides") or {}, tasks)
         if instance:
-            tasks.append(_place(plane, cluster, instance, definition, request))
+            tasks.append(_plan(plane, cluster, instance, definition, request))
         else:
             failures.append(failure)
-    if token and tasks:
-        plane.state.remember(token, fingerprint, [t.arn for t in tasks])
+    tokens = {token: Token(fingerprint, [t.arn for t in tasks], plane.state.clock.now())} if token and tasks else None
+    _place(plane, tasks, _tags(plane, cluster, definition, request), tokens)
     return {"tasks": [plane.task_view(t, True) for t in tasks], "failures": failures}
 
 
@@ -62,17 +64,19 @@ def start(plane: Plane, request: Json) -> Json:
     names = request["containerInstances"]
     if not 1 <= len(names) <= MAX_COUNT:
         raise invalid(f"Container instances should number between 1 and {MAX_COUNT}.")
-    tasks, failures = [], []
+    tasks: list[Task] = []
+    failures = []
     for name in names:
         instance = plane.state.instance(cluster, name)
         if instance is None:
             failures.append(missing(name))
             continue
-        failure = _obstacle(plane, instance, definition, request.get("overrides") or {})
+        failure = _obstacle(plane, instance, definition, request.get("overrides") or {}, tasks)
         if failure:
             failures.append(failure)
         else:
-            tasks.append(_place(plane, cluster, instance, definition, request))
+            tasks.append(_plan(plane, cluster, instance, definition, request))
+    _place(plane, tasks, _tags(plane, cluster, definition, request))
     return {"tasks": [plane.task_view(t, True) for t in tasks], "failures": failures}
 
 
@@ -103,13 +107,16 @@ def _check(plane: Plane, request: Json) -> tuple[Cluster, Definition]:
     return cluster, definition
 
 
-def _obstacle(plane: Plane, instance: Instance, definition: Definition, overrides: Json) -> Json | None:
-    """The failure entry for placing a task on this instance, or None when it fits."""
+def _obstacle(
+    plane: Plane, instance: Instance, definition: Definition, overrides: Json, planned: list[Task]
+) -> Json | None:
+    """The failure entry for placing a task on this instance beside the `planned` ones, or None when it fits."""
     needed = placement.holding(definition.view, overrides)
     view = plane.instance_view(instance)
     attributes = laptop.fit(definition.view, plane.state.attributes(instance.arn)).attributes
     reachable = plane.hub.reachable(instance.arn)
-    reason = placement.obstacle(view, reachable, view["remainingResources"], needed, attributes)
+    left = placement.remaining(view["remainingResources"], (t.holding for t in planned if t.instance == instance.arn))
+    reason = placement.obstacle(view, reachable, left, needed, attributes)
     if reason is None:
         return None
     failure = {"arn": instance.arn, "reason": reason}
@@ -120,37 +127,33 @@ def _obstacle(plane: Plane, instance: Instance, definition: Definition, override
 
 
 def _choose(
-    plane: Plane, instances: list[Instance], definition: Definition, overrides: Json
+    plane: Plane, instances: list[Instance], definition: Definition, overrides: Json, planned: list[Task]
 ) -> tuple[Instance | None, Json]:
     """The emptiest instance that takes the task, connected ones first; else the most telling failure."""
     failures = []
-    order = sorted(instances, key=lambda i: (not plane.hub.connected(i.arn), len(plane.state.tasks_on(i.arn))))
+
+    def emptiness(instance: Instance) -> tuple[bool, int]:
+        there = len(plane.state.tasks_on(instance.arn)) + sum(t.instance == instance.arn for t in planned)
+        return not plane.hub.connected(instance.arn), there
+
+    order = sorted(instances, key=emptiness)
     for instance in order:
-        failure = _obstacle(plane, instance, definition, overrides)
+        failure = _obstacle(plane, instance, definition, overrides, planned)
         if failure is None:
             return instance, {}
         failures.append(failure)
     return None, min(failures, key=lambda f: f["reason"] in ("AGENT", "INACTIVE"))
 
 
-def _place(plane: Plane, cluster: Cluster, instance: Instance, definition: Definition, request: Json) -> Task:
-    """Make the task and owe its payload to the instance's agent."""
+def _plan(plane: Plane, cluster: Cluster, instance: Instance, definition: Definition, request: Json) -> Task:
+    """The task as it will be; nothing knows of it yet."""
     state, view = plane.state, definition.view
     overrides = request.get("overrides") or {}
     id_ = new_id()
     arn = state.names.task(cluster.name, id_)
     by_name = {o["name"]: o for o in overrides.get("containerOverrides") or []}
     containers = [
-        {
-            "name": c["name"],
-            "image": c["image"],
-            "containerArn": state.names.container(cluster.name, id_, new_id()),
-            **{
-                k: str(v)
-                for k, v in {**c, **by_name.get(c["name"], {})}.items()
-                if k in ("cpu", "memory", "memoryReservation")
-            },
-        }
+        _container(c, by_name.get(c["name"], {}), state.names.container(cluster.name, id_, new_id()))
         for c in view["containerDefinitions"]
     ]
     needed = placement.holding(view, overrides)
@@ -174,7 +177,8 @@ def _place(plane: Plane, cluster: Cluster, instance: Instance, definition: Defin
         task_view |= {"platformVersion": request.get("platformVersion") or "1.4.0", "platformFamily": "Linux"}
     if request.get("startedBy"):
         task_view["startedBy"] = request["startedBy"]
-    task = Task(
+    roles = {m: overrides.get(m) or view.get(m) for m in ("taskRoleArn", "executionRoleArn")}
+    return Task(
         arn=arn,
         cluster=cluster.name,
         instance=instance.arn,
@@ -182,17 +186,25 @@ def _place(plane: Plane, cluster: Cluster, instance: Instance, definition: Defin
         delivery=state.delivery("RUNNING"),
         holding=needed,
         essential=[c["name"] for c in view["containerDefinitions"] if c.get("essential", True)],
+        credentials_id=new_credentials_id() if roles["taskRoleArn"] else "",
+        execution_credentials_id=new_credentials_id() if roles["executionRoleArn"] else "",
     )
-    if overrides.get("taskRoleArn") or view.get("taskRoleArn"):
-        task.credentials_id = new_credentials_id()
-    if overrides.get("executionRoleArn") or view.get("executionRoleArn"):
-        task.execution_credentials_id = new_credentials_id()
-    state.save(task)
-    state.set_tags(arn, _tags(plane, cluster, definition, request))
-    state.on_work(instance.arn)
-    for line in laptop.fit(view, state.attributes(instance.arn)).replaced:
-        log.info("task %s: %s", id_, line)
-    return task
+
+
+def _container(definition: Json, override: Json, arn: str) -> Json:
+    sizes = {k: str(v) for k, v in {**definition, **override}.items() if k in ("cpu", "memory", "memoryReservation")}
+    return {"name": definition["name"], "image": definition["image"], "containerArn": arn, **sizes}
+
+
+def _place(plane: Plane, tasks: list[Task], tags: list[Json], tokens: dict[str, Token] | None = None) -> None:
+    """Make all of them or none, and owe their payloads to the agents: a client that sees an error may call again."""
+    state = plane.state
+    state.save(*tasks, tags={t.arn: tags for t in tasks}, tokens=tokens)
+    for task in tasks:
+        for line in laptop.fit(state.definition_of(task), state.attributes(task.instance)).replaced:
+            log.info("task %s: %s", task.arn.rsplit("/", 1)[-1], line)
+    for arn in dict.fromkeys(t.instance for t in tasks):
+        state.on_work(arn)
 
 
 def _tags(plane: Plane, cluster: Cluster, definition: Definition, request: Json) -> list[Json]:
@@ -221,8 +233,7 @@ def stop(plane: Plane, request: Json) -> Json:
     reason = request.get("reason")
     if reason and len(reason.encode()) > MAX_REASON_BYTES:
         raise invalid(f"reason is too long: {MAX_REASON_BYTES} bytes at most.")
-    plane.state.stop(task, reason)
-    return {"task": plane.task_view(task)}
+    return {"task": plane.task_view(plane.state.stop(task, reason))}
 
 
 def describe(plane: Plane, request: Json) -> Json:
@@ -315,7 +326,7 @@ def update_protection(plane: Plane, request: Json) -> Json:
         if task is None or not task.live:
             failures.append(missing(_arn(plane, cluster, name)))
             continue
-        task.protected_until = now + minutes * 60 if request["protectionEnabled"] else None
-        plane.state.save(task)
+        until = now + minutes * 60 if request["protectionEnabled"] else None
+        task = plane.state.change(task, protected_until=until)
         found.append(_protection(task, now))
     return {"protectedTasks": found, "failures": failures}

@@ -45,7 +45,7 @@ def register(request: Json, arn: str, revision: int, now: float, registered_by: 
         "registeredAt": now,
         "registeredBy": registered_by,
         "containerDefinitions": [_container(c, mode) for c in request["containerDefinitions"]],
-        "volumes": [{"host": {}, **v} if list(v) == ["name"] else v for v in request.get("volumes") or []],
+        "volumes": [_volume(v) for v in request.get("volumes") or []],
         "placementConstraints": request.get("placementConstraints") or [],
     }
     view["compatibilities"] = _compatibilities(view)
@@ -68,6 +68,16 @@ def _container(given: Json, mode: str | None) -> Json:
     if "healthCheck" in container:
         container["healthCheck"] = {"interval": 30, "timeout": 5, "retries": 3, **container["healthCheck"]}
     return container
+
+
+def _volume(given: Json) -> Json:
+    """A volume with only a name is one of the host; one of Docker's is the task's own and local unless it says more."""
+    if list(given) == ["name"]:
+        return {"host": {}, **given}
+    if "dockerVolumeConfiguration" not in given:
+        return given
+    configuration = {"scope": "task", "driver": "local", **given["dockerVolumeConfiguration"]}
+    return {**given, "dockerVolumeConfiguration": configuration}
 
 
 def _port(port: Json, mode: str | None) -> Json:

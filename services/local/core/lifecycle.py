@@ -150,6 +150,12 @@ def stop_cause(task: Json, reason: str, essential: set[str]) -> tuple[str, str]:
     return "TaskFailedToStart", failed[0]["reason"] if failed else "Task failed to start"
 
 
+def abandoned(task: Json, reason: str, now: float) -> Json:
+    """The task when someone has made sure that nobody will report on it again."""
+    ended = _stopped(request_stop(task, reason, now), reason, set(), now)
+    return {**ended, "version": task["version"] + 1}
+
+
 def apply_health(task: Json, reported: list[Json], essential: set[str]) -> Json:
     """The task after a TCS health message about its containers (name and healthStatus of each)."""
     statuses = {r.get("containerName"): r.get("healthStatus") for r in reported}

@@ -1,7 +1,8 @@
 """What the control plane remembers: one record per cluster, task definition, container instance and task.
 
 `view` is the thing as a client sees it, in the service's own shape; the other members are the control plane's. No
-record holds a credential: payloads are built when they are sent, and only then get the role's credentials.
+record holds a credential: payloads are built when they are sent, and only then get the role's credentials. Records do
+not change; State.change puts a new one in the place of the old when it is on the disk.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from services.local.core.placement import Holding
 Json = dict[str, Any]
 
 
-class Cluster(Struct):
+class Cluster(Struct, frozen=True):
     """A cluster, also a deleted one (INACTIVE)."""
 
     name: str
     view: Json
 
 
-class Definition(Struct):
+class Definition(Struct, frozen=True):
     """One revision of a task definition."""
 
     family: str
@@ -30,7 +31,7 @@ class Definition(Struct):
     view: Json
 
 
-class Instance(Struct):
+class Instance(Struct, frozen=True):
     """A container instance: an agent that registered."""
 
     arn: str
@@ -39,7 +40,7 @@ class Instance(Struct):
     client_token: str = ""
 
 
-class Delivery(Struct):
+class Delivery(Struct, frozen=True):
     """The last word that the agent must have heard about a task: `desired`, sent until `acked`."""
 
     desired: str
@@ -48,7 +49,7 @@ class Delivery(Struct):
     acked: bool = False
 
 
-class Task(Struct):
+class Task(Struct, frozen=True):
     """A task placed on an instance. The credential ids name what the payload carries; they are not secrets."""
 
     arn: str

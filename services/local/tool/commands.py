@@ -84,7 +84,11 @@ def _stop_everything(settings: Settings, screen: Screen) -> None:
             screen.line(
                 f"Some tasks have not stopped within {STOP_SECONDS:.0f} s; their containers are removed.", "bad"
             )
-        dockers.remove_containers(dockers.connect(), api.task_arns(ecs, cluster, "STOPPED"))
+        stopped = api.task_arns(ecs, cluster, "STOPPED")
+        try:
+            dockers.remove_containers(dockers.connect(), stopped)
+        except (Problem, *dockers.FAILURES) as error:  # the tree shall end all the same
+            screen.line(f"The containers of cluster {cluster} could not be removed: {error}", "bad")
 
 
 def run(settings: Settings, args: argparse.Namespace, screen: Screen) -> int:

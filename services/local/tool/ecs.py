@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import boto3
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -23,7 +24,9 @@ def client(settings: Settings, read_timeout: float = 10.0, patient: bool = False
     `patient`: a tree runs, so a refused connection means that its control plane is just being started again.
     """
     attempts = 6 if patient else 2
-    return boto3.session.Session().client(
+    # Without a look at AWS_PROFILE: a profile that is not there, or is broken, is no matter of this client.
+    session = botocore.session.Session(session_vars={"profile": (None, None, None, None)})
+    return boto3.session.Session(botocore_session=session).client(
         "ecs",
         endpoint_url=settings.endpoint,
         region_name=settings.region,

@@ -10,20 +10,9 @@ from typing import Any
 
 from msgspec import Struct
 
-from services.local.credentials import DUMMY_ACCESS_KEY, DUMMY_SECRET_KEY
-
 DEFAULT_PORT = 51670  # of ECS_LOCAL_PORT
 INTROSPECTION_PORT, CREDENTIALS_PORT = 51678, 51679  # ECS agent behaviour, spec 06
 DEFAULT_REGION = "us-east-1"
-# A laptop's answers to questions that the agent's defaults answer for a server.
-LAPTOP_DEFAULTS = {
-    "ECS_IMAGE_PULL_BEHAVIOR": "prefer-cached",
-    "ECS_ENABLE_TASK_IAM_ROLE": "true",
-    "ECS_ENABLE_TASK_IAM_ROLE_NETWORK_HOST": "true",
-    "ECS_AVAILABLE_LOGGING_DRIVERS": '["json-file","none"]',
-    "AWS_EC2_METADATA_DISABLED": "true",
-    "ECS_CLUSTER": "default",
-}
 
 
 class Problem(Exception):
@@ -80,16 +69,15 @@ def _noted(directory: Path) -> dict[str, Any]:
     return note if isinstance(note, dict) else {}
 
 
-def tree_environment(settings: Settings, environ: Mapping[str, str], caller_has_keys: bool) -> dict[str, str]:
-    """The environment of `ecs-agent` in local mode: the caller's, with laptop defaults where it says nothing."""
-    result = {**LAPTOP_DEFAULTS, "AWS_DEFAULT_REGION": settings.region, **environ}
-    if not caller_has_keys:
-        # The agent must sign with something; the control plane does not look.
-        result |= {"AWS_ACCESS_KEY_ID": DUMMY_ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": DUMMY_SECRET_KEY}
+def tree_environment(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment of `ecs-agent` in local mode; its own defaults of local mode it sets itself."""
+    result = {"ECS_CLUSTER": settings.cluster, "AWS_DEFAULT_REGION": settings.region, **environ}
     result |= {
         "ECS_LOCAL_CONTROL_PLANE": "true",
         "ECS_LOCAL_PORT": str(settings.port),
         "ECS_DATADIR": str(settings.directory),
         "ECS_BACKEND_HOST": settings.endpoint,
     }
+    if result.get("ECS_LOCAL_SECRETS_FILE"):  # the tree's working directory is not the caller's
+        result["ECS_LOCAL_SECRETS_FILE"] = os.path.abspath(result["ECS_LOCAL_SECRETS_FILE"])
     return result

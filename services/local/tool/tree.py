@@ -18,13 +18,12 @@ from typing import Any
 import psutil
 from botocore.exceptions import BotoCoreError, ClientError
 
-from services.local.credentials import callers_keys
 from services.local.tool import ecs as api
 from services.local.tool.settings import Problem, Settings, tree_environment
 
 Json = dict[str, Any]
 START_SECONDS = 60.0
-STOP_SECONDS = 45.0  # every process of the tree has 10 s, and they end in two rounds
+STOP_SECONDS = 60.0  # supervisord.conf: the stages of an orderly end take 56 s at most
 LOG_TAIL_LINES = 20
 LOG_MOST_BYTES = 50 << 20
 
@@ -77,7 +76,7 @@ def start(
             stderr=log,
             cwd="/",
             start_new_session=True,
-            env=tree_environment(settings, os.environ, callers_keys() is not None),
+            env=tree_environment(settings, os.environ),
             preexec_fn=_die_with_parent if dies_with_caller else None,
         )
     note = {

@@ -30,9 +30,14 @@ logging.basicConfig(level=os.environ.get("LOCAL_LOG", "ERROR"))
 from pathlib import Path
 from services.local import acs
 from services.local.listener import listen
+from services.local.secrets import SecretsFile
 from services.local.server import Server
 acs.GRACE_SECONDS = 3.0  # instead of ten
-server = Server(Path(sys.argv[1]), listen(int(sys.argv[2])), "us-east-1")
+secrets = os.environ.get("LOCAL_SECRETS")
+server = Server(
+    Path(sys.argv[1]), listen(int(sys.argv[2])), "us-east-1",
+    secrets_file=SecretsFile(Path(secrets) if secrets else None),
+)
 server.start()
 print(server.port, flush=True)
 stop = gevent.event.Event()

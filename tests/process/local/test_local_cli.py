@@ -102,6 +102,31 @@ def test_what_cannot_be_placed_is_told(
     assert "ATTRIBUTE (The container instance lacks: com.amazonaws.ecs.capability.logging-driver.syslog)" in out
 
 
+def test_a_fargate_definition_runs_and_its_replacements_are_told(
+    local: Plane, ecs: Any, agent: FakeAgent, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Clients see what was registered, the agent gets what this machine can do, the user reads the difference."""
+    request = definition(networkMode="awsvpc", requiresCompatibilities=["FARGATE"], cpu="256", memory="512")
+    request["containerDefinitions"][0]["logConfiguration"] = {
+        "logDriver": "awslogs",
+        "options": {"awslogs-group": "/web", "awslogs-region": "us-east-1"},
+    }
+    (tmp_path / "t.json").write_text(json.dumps(request))
+    agent.acks = False
+    assert main(["run", str(tmp_path / "t.json"), "--no-follow"]) == 0
+    out = capsys.readouterr().out
+    assert "Replaced on this machine: network mode awsvpc -> host" in out
+    assert "Replaced on this machine: log driver awslogs -> json-file (web)" in out
+    (arn,) = ecs.list_tasks(launchType="FARGATE")["taskArns"]
+    assert agent.payload(arn)["networkMode"] == "host"
+    assert ecs.describe_tasks(tasks=[arn])["tasks"][0]["lastStatus"] == "PROVISIONING"
+    agent.ack(agent.messages("PayloadMessage")[-1])
+    eventually(lambda: ecs.describe_tasks(tasks=[arn])["tasks"][0]["lastStatus"] == "PENDING", "PENDING")
+    shown = ecs.describe_task_definition(taskDefinition="web")["taskDefinition"]
+    assert shown["networkMode"] == "awsvpc"
+    assert shown["containerDefinitions"][0]["logConfiguration"]["logDriver"] == "awslogs"
+
+
 def test_a_refused_definition_is_told_in_the_words_of_the_service(
     local: Plane, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

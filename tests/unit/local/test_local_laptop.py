@@ -87,8 +87,8 @@ def test_only_what_the_instance_lacks_is_replaced(
 
 def test_a_definition_for_a_server_is_left_alone() -> None:
     """Another log driver that is lacking is no matter of production or laptop: placement says ATTRIBUTE."""
-    view = definitions.register(
-        {"family": "f", "networkMode": "bridge", "containerDefinitions": [
-            {"name": "c", "image": "i", "memory": 8, "logConfiguration": {"logDriver": "syslog"}}]}, "arn", 1, 1.0, "me")  # fmt: skip
+    container = {"name": "c", "image": "i", "memory": 8, "logConfiguration": {"logDriver": "syslog"}}
+    request = {"family": "f", "networkMode": "bridge", "containerDefinitions": [container]}
+    view = definitions.register(request, "arn", 1, 1.0, "me")
     fitted = laptop.fit(view, LAPTOP)
     assert fitted.definition is view and COM + "logging-driver.syslog" in fitted.attributes

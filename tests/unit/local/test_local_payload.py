@@ -148,14 +148,17 @@ def test_registry_credentials_follow_from_the_image_or_the_definition() -> None:
 
 
 def test_volumes_get_the_type_of_their_configuration() -> None:
-    """A volume with nothing but a name is a Docker-managed host volume."""
+    """With nothing but a name it is a Docker-managed host volume; scope and driver of Docker's have defaults."""
     volumes = payload({}, volumes=[
         {"name": "a"}, {"name": "b", "host": {"sourcePath": "/b"}},
-        {"name": "c", "dockerVolumeConfiguration": {"scope": "task"}},
+        {"name": "c", "dockerVolumeConfiguration": {"labels": {"a": "b"}}},
+        {"name": "s", "dockerVolumeConfiguration": {"scope": "shared", "driver": "d"}},
         {"name": "d", "efsVolumeConfiguration": {"fileSystemId": "fs-1"}}])["volumes"]  # fmt: skip
     assert volumes == [
         {"name": "a", "type": "host", "host": {}}, {"name": "b", "type": "host", "host": {"sourcePath": "/b"}},
-        {"name": "c", "type": "docker", "dockerVolumeConfiguration": {"scope": "task"}},
+        {"name": "c", "type": "docker",
+         "dockerVolumeConfiguration": {"scope": "task", "driver": "local", "labels": {"a": "b"}}},
+        {"name": "s", "type": "docker", "dockerVolumeConfiguration": {"scope": "shared", "driver": "d"}},
         {"name": "d", "type": "efs", "efsVolumeConfiguration": {"fileSystemId": "fs-1"}}]  # fmt: skip
 
 

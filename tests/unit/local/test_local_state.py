@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import datetime
+import sqlite3
 import stat
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
+import gevent
 import pytest
+from botocore.exceptions import ClientError, ProfileNotFound
 
 from common.clock import VirtualClock
 from common.errors import Permanent
 from services.local import api
-from services.local.acs import Hub
+from services.local.acs import Hub, Session
 from services.local.api.plane import Plane
 from services.local.core.errors import ApiError
 from services.local.core.names import Names, cluster_name, family_and_revision, resource_id
@@ -139,6 +144,72 @@ def test_the_same_client_token_gives_the_same_tasks_for_a_day(world: World) -> N
     assert world("RunTask", taskDefinition="web", clientToken="once")["tasks"][0]["taskArn"] != first[0]["taskArn"]
 
 
+def test_what_a_full_disk_does_not_take_has_not_happened(world: World) -> None:
+    """The caller of a failed RunTask or StopTask tries again, and gets what it asked for once."""
+    world.with_instance()
+    work = world.state.on_work = Mock()
+    (running,) = (t["taskArn"] for t in world("RunTask", taskDefinition="web")["tasks"])
+    work.reset_mock()
+    large = {"containerOverrides": [{"name": "web", "environment": [{"name": "A", "value": "x" * 200_000}]}]}
+    request = {"taskDefinition": "web", "count": 3, "clientToken": "once", "overrides": large}
+    pages = world.store._db.execute("PRAGMA page_count").fetchone()[0]
+    world.store._db.execute(f"PRAGMA max_page_count={pages + 20}")
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        world("RunTask", **request)
+    assert list(world.state.tasks) == [running] and not world.state.tokens
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        world("TagResource", resourceArn=running, tags=[{"key": "k", "value": "v" * 200_000}])
+    assert not world.state.tags[running]
+    work.assert_not_called()
+    world.store._db.execute("PRAGMA max_page_count=100000")
+    arns = [t["taskArn"] for t in world("RunTask", **request)["tasks"]]
+    assert len(arns) == 3 and set(world.state.tasks) == {running, *arns}
+    world.store.close()
+    world.open()
+    assert set(world.state.tasks) == {running, *arns}
+
+
+def test_a_stop_that_could_not_be_saved_is_no_stop(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither clients nor the agent see it; the next call does it. The same for old things that are dropped."""
+    world.with_instance()
+    (arn,) = (t["taskArn"] for t in world("RunTask", taskDefinition="web")["tasks"])
+    with monkeypatch.context() as broken:
+        broken.setattr(world.store, "write", Mock(side_effect=sqlite3.OperationalError("disk I/O error")))
+        with pytest.raises(sqlite3.OperationalError):
+            world("StopTask", task=arn)
+        assert world.state.tasks[arn].delivery.desired == "RUNNING"
+        assert world.state.tasks[arn].view["desiredStatus"] == "RUNNING"
+    assert world("StopTask", task=arn)["task"]["desiredStatus"] == "STOPPED"
+    world("SubmitTaskStateChange", task=arn, status="STOPPED")
+    world.clock.advance(3601)
+    with monkeypatch.context() as broken:
+        broken.setattr(world.store, "write", Mock(side_effect=sqlite3.OperationalError("disk I/O error")))
+        with pytest.raises(sqlite3.OperationalError):
+            world.state.forget_old()
+    assert arn in world.state.tasks
+
+
+def test_tasks_of_one_call_share_what_is_left(world: World) -> None:
+    """They are placed in one step, but each counts for the next."""
+    world.with_instance()
+    world("RegisterTaskDefinition", family="half", containerDefinitions=[
+        {"name": "c", "image": "i", "cpu": 400, "memory": 64}])  # fmt: skip
+    answer = world("RunTask", taskDefinition="half", count=3)
+    assert len(answer["tasks"]) == 2 and [f["reason"] for f in answer["failures"]] == ["RESOURCE:CPU"]
+
+
+def test_an_agent_that_starts_again_is_still_draining(world: World) -> None:
+    """Whoever drains an instance wants nothing new on it, whatever its agent does."""
+    world.with_instance()
+    world("UpdateContainerInstancesState", containerInstances=[world.instance], status="DRAINING")
+    again = world("RegisterContainerInstance", cluster="default", containerInstanceArn=world.instance)
+    assert again["containerInstance"]["status"] == "DRAINING"
+    world("UpdateContainerInstancesState", containerInstances=[world.instance], status="ACTIVE")
+    world("DeregisterContainerInstance", containerInstance=world.instance)
+    back = world("RegisterContainerInstance", cluster="default", containerInstanceArn=world.instance)
+    assert back["containerInstance"]["status"] == "ACTIVE"
+
+
 def test_a_registration_is_renewed_by_token_and_by_arn(world: World) -> None:
     """A retry makes no second instance; an agent that kept its ARN gets it back, even from an empty control plane."""
     world.with_instance()
@@ -179,7 +250,10 @@ def test_a_deregistered_instance_takes_its_tasks_along_only_by_force(world: Worl
     refused = error(lambda: world("DeregisterContainerInstance", containerInstance=world.instance))
     assert refused.message == "Found running tasks on the instance."
     world("DeregisterContainerInstance", containerInstance=world.instance, force=True)
-    assert world("DescribeTasks", tasks=[task])["tasks"][0]["lastStatus"] == "STOPPED"
+    ended = world("DescribeTasks", tasks=[task])["tasks"][0]
+    assert (ended["lastStatus"], ended["stopCode"]) == ("STOPPED", "UserInitiated")
+    assert ended["stoppedReason"] == "The container instance was deregistered by force."
+    assert ended["stoppingAt"] == ended["stoppedAt"] and ended["containers"][0]["lastStatus"] == "STOPPED"
     assert (
         error(lambda: world("RunTask", taskDefinition="web")).message
         == "No Container Instances were found in your cluster."
@@ -258,15 +332,24 @@ def test_role_credentials_are_the_callers_and_are_renewed_before_they_end() -> N
     assert roles.for_role("arn:role", "id")["accessKeyId"] == "AK2"
 
 
-def test_without_keys_of_the_caller_tasks_get_dummies(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_keys_of_the_caller_tasks_get_dummies(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """Also when the chain fails; and the placeholders that the agent signs with are no keys."""
     clock = VirtualClock()
     assert RoleCredentials(clock, lambda: None).for_role("r", "i")["accessKeyId"] == DUMMY_ACCESS_KEY
 
-    def broken() -> Keys | None:
-        raise OSError("no such profile")
-
-    assert RoleCredentials(clock, broken).for_role("r", "i")["accessKeyId"] == DUMMY_ACCESS_KEY
+    for failure in (
+        OSError("no such profile"),
+        ProfileNotFound(profile="nosuch"),
+        ClientError({"Error": {"Code": "ExpiredToken", "Message": "The token is\nexpired"}}, "AssumeRole"),
+        gevent.Timeout(10),
+    ):
+        caplog.clear()
+        roles = RoleCredentials(clock, Mock(side_effect=failure))
+        assert roles.for_role("r", "i")["accessKeyId"] == DUMMY_ACCESS_KEY
+        (line,) = [r.getMessage() for r in caplog.records]
+        assert line.startswith("the caller's AWS credentials cannot be read (") and "\n" not in line
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_CONTAINER_CREDENTIALS_FULL_URI"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
@@ -275,5 +358,16 @@ def test_without_keys_of_the_caller_tasks_get_dummies(monkeypatch: pytest.Monkey
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "local")
     assert callers_keys() is None
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKMINE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "mine")
     found = callers_keys()
     assert found is not None and found.access_key == "AKMINE" and "AKMINE" not in repr(found)
+
+
+def test_a_session_that_can_send_no_more_is_closed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would look connected and deliver nothing; the agent connects again instead."""
+    world.with_instance()
+    socket = Mock()
+    session = Session(socket, world.instance, world.state, RoleCredentials(world.clock, lambda: None), deque())
+    monkeypatch.setattr(session, "_send_due", Mock(side_effect=KeyError("web:1")))
+    session._send_loop()
+    socket.close.assert_called_once()

@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import configparser
 import io
 import json
 import socket
 import tarfile
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+import requests
+from docker.errors import APIError
 
+from common.tree import run
 from services.local.cli import example, main
 from services.local.core.checks import check
-from services.local.credentials import DUMMY_ACCESS_KEY
-from services.local.tool import dockers, ports, settings
+from services.local.tool import commands, dockers, ecs, ports, settings, tree
 from services.local.tool.files import host_ports, load_definition
 from services.local.tool.settings import Problem
 from services.local.tool.watch import changes, exit_status
 
 Json = dict[str, Any]
 REQUEST = {"family": "f", "containerDefinitions": [{"name": "c", "image": "i", "memory": 8}]}
+
+CLUSTERS = {"clusterArns": ["arn:aws:ecs:r:0:cluster/default"]}
+
+
+@pytest.fixture
+def short_directory() -> Iterator[Path]:
+    """A directory whose name is short enough for a unix socket in it."""
+    with tempfile.TemporaryDirectory(prefix="ecs-l-") as name:
+        yield Path(name)
 
 
 def write(tmp_path: Path, content: str) -> Path:
@@ -102,18 +117,107 @@ def test_the_exit_status_is_that_of_the_task() -> None:
     assert exit_status([view("STOPPED", container="STOPPED", exitCode=0)]) == 0
 
 
-def test_the_tree_gets_laptop_defaults_unless_the_caller_decided(tmp_path: Path) -> None:
-    """Local mode itself is not up for decision; placeholder keys only when the caller has none."""
+def test_a_secrets_file_makes_the_control_plane_answer_for_ssm_and_secrets_manager(
+    short_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless the user's own endpoint is set; the path is the caller's, whatever directory the tree works in."""
+    monkeypatch.chdir(short_directory)
+    environ = {
+        "ECS_LOCAL_CONTROL_PLANE": "true",
+        "ECS_LOCAL_PORT": "51999",
+        "ECS_DATADIR": str(short_directory),
+        "ECS_LOCAL_SECRETS_FILE": "secrets.json",
+        "AWS_ENDPOINT_URL_SSM": "http://mine",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    found = settings.read(environ | {"HOME": "/h"})
+    assert settings.tree_environment(found, environ)["ECS_LOCAL_SECRETS_FILE"] == str(short_directory / "secrets.json")
+    run.prepare(environ)
+    assert environ["ECS_LOCAL_SECRETS_FILE"] == str(short_directory / "secrets.json")
+    assert environ["AWS_ENDPOINT_URL_SECRETS_MANAGER"] == "http://127.0.0.1:51999"
+    assert environ["AWS_ENDPOINT_URL_SSM"] == "http://mine"
+
+
+def test_the_environment_of_the_tree_is_the_callers_with_local_mode_in_it(tmp_path: Path) -> None:
+    """Local mode itself is not up for decision, and whether the caller's profile works is not asked here."""
     found = settings.read({"ECS_DATADIR": str(tmp_path), "AWS_REGION": "eu-west-1", "HOME": "/h"})
     assert (found.port, found.region, found.directory) == (51670, "eu-west-1", tmp_path)
-    environment = settings.tree_environment(found, {"ECS_IMAGE_PULL_BEHAVIOR": "always"}, caller_has_keys=False)
+    environment = settings.tree_environment(found, {"ECS_IMAGE_PULL_BEHAVIOR": "always"})
     assert environment["ECS_IMAGE_PULL_BEHAVIOR"] == "always"
     assert environment["ECS_BACKEND_HOST"] == "http://127.0.0.1:51670"
-    assert environment["AWS_ACCESS_KEY_ID"] == DUMMY_ACCESS_KEY
-    assert "AWS_ACCESS_KEY_ID" not in settings.tree_environment(found, {}, caller_has_keys=True)
+    assert "AWS_ACCESS_KEY_ID" not in environment, "the tree has its own stand-in"
     assert settings.read({"HOME": "/h"}).directory == Path("/h/.local/state/ecs-local")
     with pytest.raises(Problem, match="ECS_LOCAL_PORT is 'x'"):
         settings.read({"ECS_DATADIR": str(tmp_path), "ECS_LOCAL_PORT": "x"})
+
+
+def test_local_mode_has_a_laptop_s_defaults_however_it_is_started(short_directory: Path) -> None:
+    """`ecs-agent` alone gets what `ecs-local` gets; what the environment or the file says stays."""
+    file = short_directory / "ecs.config.json"
+    file.write_text(json.dumps({"TaskIAMRoleEnabledForNetworkHost": True, "ImagePullBehavior": 1}))
+    environ = {
+        "ECS_LOCAL_CONTROL_PLANE": "true",
+        "ECS_DATADIR": str(short_directory),
+        "ECS_ENABLE_TASK_IAM_ROLE": "false",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    plain = dict(environ)
+    run.prepare(plain)
+    assert plain["ECS_IMAGE_PULL_BEHAVIOR"] == "prefer-cached"
+    assert plain["ECS_ENABLE_TASK_IAM_ROLE_NETWORK_HOST"] == "true"
+    assert plain["ECS_ENABLE_TASK_IAM_ROLE"] == "false"
+    with_file = {**environ, "ECS_AGENT_CONFIG_FILE_PATH": str(file)}
+    run.prepare(with_file)
+    assert "ECS_IMAGE_PULL_BEHAVIOR" not in with_file, "it would win over the file"
+
+
+def test_down_waits_for_every_stage_of_an_orderly_end() -> None:
+    """A tree that is killed before its last stage leaves the rules of init on the machine."""
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read(run.config_path())
+    stages: dict[int, int] = {}
+    for section in (parser[name] for name in parser.sections() if name.startswith("program:")):
+        stage = section.getint("priority") // 10
+        stages[stage] = max(stages.get(stage, 0), section.getint("stopwaitsecs"))
+    assert sum(stages.values()) < tree.STOP_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("connect", "remove"),
+    [
+        (Problem("No Docker Engine answers"), None),
+        (None, APIError("removal of container failed")),
+        (None, requests.ConnectionError("Connection refused")),
+    ],
+)
+def test_down_ends_the_tree_also_without_docker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    connect: Exception | None, remove: Exception | None,
+) -> None:  # fmt: skip
+    """The containers stay and are told of; the tree and its note go."""
+    monkeypatch.setenv("ECS_DATADIR", str(tmp_path))
+    monkeypatch.setattr(tree, "running", lambda settings: {"pid": 7})
+    monkeypatch.setattr(commands, "_client", lambda settings: Mock(**{"list_clusters.return_value": CLUSTERS}))
+    monkeypatch.setattr(ecs, "task_arns", lambda *args: [])
+    monkeypatch.setattr(ecs, "describe", lambda *args: [])
+    monkeypatch.setattr(dockers, "connect", Mock(side_effect=connect))
+    monkeypatch.setattr(dockers, "remove_containers", Mock(side_effect=remove))
+    stopped = Mock()
+    monkeypatch.setattr(tree, "stop", stopped)
+    assert main(["down"]) == 0
+    assert stopped.call_args.args[1] == 7
+    assert "The containers of cluster default could not be removed: " in capsys.readouterr().out
+
+
+def test_a_profile_that_is_not_there_does_not_hide_the_control_plane(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client signs with placeholders, so AWS_PROFILE is none of its business."""
+    monkeypatch.setenv("AWS_PROFILE", "nosuch")
+    found = settings.read({"ECS_DATADIR": str(tmp_path), "ECS_LOCAL_PORT": "51670", "HOME": "/h"})
+    assert ecs.client(found).meta.endpoint_url == "http://127.0.0.1:51670"
 
 
 def test_the_holder_of_a_taken_port_is_named() -> None:
