@@ -110,6 +110,7 @@ class ManagedAgent(Value, frozen=True, kw_only=True):
     exec_id: str = ""  # of Docker
     process_id: int = 0
     next_check_at: float = 0.0  # 0 = it is not watched
+    starting: int | None = None  # the start under way is for the process after so many restarts of the container
 
 
 class Health(Value, frozen=True, kw_only=True):

@@ -50,10 +50,12 @@ def container_runs(turn: Turn, name: str) -> None:
     """The container's process has begun: so shall the agent."""
     container = turn.container(name)
     agent = agent_of(container)
-    if agent is not None and agent.id and not agent.init_failed:
-        if not agent.status and container.emitted < ContainerStatus.RUNNING:
-            _keep(turn, name, replace(agent, next_check_at=turn.around.now + FIRST_START_SECONDS))
-        turn.do(Action.START_AGENT, name, "the container runs")
+    if agent is None or not agent.id or agent.init_failed or agent.starting is not None:
+        return  # a start under way tells when it is over that it was for an earlier process
+    if not agent.status and container.emitted < ContainerStatus.RUNNING:
+        agent = replace(agent, next_check_at=turn.around.now + FIRST_START_SECONDS)
+    _keep(turn, name, replace(agent, starting=container.restart_count))
+    turn.do(Action.START_AGENT, name, "the container runs")
 
 
 def is_awaited(container: Container) -> bool:
@@ -67,7 +69,10 @@ def taken_up(turn: Turn, name: str) -> None:
     container = turn.container(name)
     agent = agent_of(container)
     starts = any((e.action, e.target) == (Action.START_AGENT, name) for e in turn.effects)
-    if agent is not None and container.known == ContainerStatus.RUNNING and not agent.status and not starts:
+    if agent is None or container.known != ContainerStatus.RUNNING or starts:
+        return
+    if not agent.status or agent.starting is not None:
+        _keep(turn, name, replace(agent, starting=None))
         container_runs(turn, name)
 
 
@@ -99,15 +104,29 @@ def watch(turn: Turn) -> None:
 
 def told(turn: Turn, effect: Effect, outcome: Outcome) -> None:
     """What became of a start or a check; no agent in the outcome means that nothing has changed."""
-    name, found = effect.target, outcome.agent
-    if found is None or turn.container(name).known != ContainerStatus.RUNNING:
+    name, found, container = effect.target, outcome.agent, turn.container(effect.target)
+    agent, is_late = agent_of(container), False
+    if agent is None:
         return
-    found = replace(found, next_check_at=_next_check(turn) if found.status == RUNNING else 0.0)
-    _keep(turn, name, found)
+    if effect.action is Action.START_AGENT:
+        is_late = agent.starting not in (None, container.restart_count)
+        agent = replace(agent, starting=None)
+        _keep(turn, name, agent)
+    if container.known != ContainerStatus.RUNNING:
+        return
+    if found is not None and not (is_late and found.status == STOPPED):
+        _take(turn, effect, replace(found, starting=agent.starting))
+    if is_late:
+        container_runs(turn, name)
+
+
+def _take(turn: Turn, effect: Effect, found: ManagedAgent) -> None:
+    name, runs = effect.target, found.status == RUNNING
+    _keep(turn, name, replace(found, next_check_at=_next_check(turn) if runs else 0.0))
     if effect.action is Action.CHECK_AGENT:
-        reason = f"{EXEC_AGENT} {'restarted' if found.status == RUNNING else 'cannot be restarted'}"
+        reason = f"{EXEC_AGENT} {'restarted' if runs else 'cannot be restarted'}"
     else:
-        reason = f"{EXEC_AGENT} started" if found.status == RUNNING else found.reason
+        reason = f"{EXEC_AGENT} started" if runs else found.reason
     _tell(turn, name, found.status, reason)
 
 

@@ -43,7 +43,7 @@ def it(brain):
 
 def started(it, **more):
     """The agent runs."""
-    return replace(agent(it), status="RUNNING", started_at=1.0, exec_id="e", **more)
+    return replace(agent(it), **{"status": "RUNNING", "started_at": 1.0, "exec_id": "e", **more})
 
 
 def test_the_id_is_chosen_before_the_container_is_created(brain):
@@ -181,6 +181,24 @@ def test_a_restart_by_policy_starts_the_agent_again(brain, seen):
     assert [e.action for e in effects] == [Action.START_AGENT]
     it.ends(Action.START_AGENT, agent=started(it, process_id=9))
     assert told(it) == [("RUNNING", "ExecuteCommandAgent started")] * 2
+
+
+@pytest.mark.parametrize("first", ["RUNNING", "STOPPED"])
+def test_starts_of_the_agent_never_overlap(brain, seen, first):
+    """The process ended while the agent was started in it: the next start waits, a failure of the first is not told."""
+    it = brain(replace(APP, restart_policy=RestartPolicy(enabled=True)))
+    it.run()
+    late = started(it, exec_id="late")
+    it.event("die", seen=seen.exited(1))
+    assert it.ends(Action.START, observation=seen.running(started_at="2026-06-01T12:00:00Z")) == []
+    late = late if first == "RUNNING" else replace(late, status="STOPPED", reason="no such process", exec_id="")
+    assert [e.action for e in it.ends(Action.START_AGENT, agent=late)] == [Action.START_AGENT]
+    assert agent(it).exec_id == ("late" if first == "RUNNING" else ""), (
+        "the next start asks Docker whether this one runs"
+    )
+    assert it.ends(Action.START_AGENT, agent=None if first == "RUNNING" else started(it, exec_id="next")) == []
+    assert told(it) == [("RUNNING", "ExecuteCommandAgent started")]
+    assert (agent(it).status, agent(it).starting) == ("RUNNING", None)
 
 
 def test_a_start_that_was_cut_off_by_a_crash_is_made_up_for(it, seen):
