@@ -141,7 +141,7 @@ class Store:
         self.name, self.path, self.closing = name, path, closing
         self._link = Link(path, CALL_SECONDS)
         self._client: Client = redis.Redis(
-            unix_socket_path=path, max_connections=512, **connection_options(path, CALL_SECONDS)
+            unix_socket_path=path, max_connections=512, **connection_options(CALL_SECONDS)
         )
         self._calls = threading.BoundedSemaphore(CALLS)
         self._was_down = False

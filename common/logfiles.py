@@ -47,9 +47,7 @@ class RollingFile(logging.Handler):
 
     def close(self) -> None:
         """Close the file."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        self.close_fd()
         super().close()
 
     def handleError(self, record: logging.LogRecord) -> None:

@@ -18,7 +18,7 @@ CONNECT_SECONDS = 2.0
 Connection: Any = redis.UnixDomainSocketConnection  # abstract to a type checker: a unix socket has no host
 
 
-def connection_options(path: str, timeout: float | None) -> dict[str, Any]:
+def connection_options(timeout: float | None) -> dict[str, Any]:
     """For the library's connection, and for its client alike."""
     return {
         "socket_timeout": timeout,
@@ -39,7 +39,7 @@ class Link:
 
     def __init__(self, path: str, timeout: float | None, again: bool = True) -> None:
         self._path, self._again = path, again
-        self._options = connection_options(path, timeout)
+        self._options = connection_options(timeout)
         self._idle: list[Any] = []
 
     def ask(self, *words: Any) -> Any:

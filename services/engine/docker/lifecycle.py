@@ -314,13 +314,16 @@ class Lifecycle:
             return False
 
     def _remove_files(self, task: Task, container: Container) -> None:
-        try:
-            if self._settings.metadata_file and container.type == ContainerType.NORMAL:
-                self._files.remove(task, container)
-            if agent_of(container) is not None:
-                self._exec_agents.remove_logs(task)
-        except OSError as error:
-            log.warning("files of container %s are not removed: %s", container.name, error)
+        removals: list[Callable[[], None]] = []
+        if self._settings.metadata_file and container.type == ContainerType.NORMAL:
+            removals.append(lambda: self._files.remove(task, container))
+        if agent_of(container) is not None:
+            removals.append(lambda: self._exec_agents.remove_logs(task))
+        for remove in removals:
+            try:
+                remove()
+            except OSError as error:
+                log.warning("files of container %s are not removed: %s", container.name, error)
 
 
 def unknown(container: Container) -> str:

@@ -28,7 +28,7 @@ Json = dict[str, Any]
 TASK_LABEL, NAME_LABEL = "com.amazonaws.ecs.task-arn", "com.amazonaws.ecs.container-name"
 SAMPLE_IMAGE = "ecs-local/busybox:1"
 SAMPLE_LABEL = "ecs-local.busybox"
-CALL_SECONDS, SLOW_CALL_SECONDS = 10.0, 120.0
+CALL_SECONDS = 10.0
 DOCKERD_SECONDS = 60.0
 FAILURES = (DockerException, RequestException)
 
