@@ -264,12 +264,19 @@ def test_images_know_who_uses_them(host, task, eventually):
     assert image.containers == (f"{web.arn}/app",)
 
 
-def test_a_removed_image_is_forgotten(host, task, eventually):
-    """First one of its names, then the image."""
+def test_a_removed_image_is_forgotten_unless_a_task_uses_it_meanwhile(host, task, eventually):
+    """The word of its removal comes late; while it is in use only the trust in its pull is gone."""
+    host.settings["ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION"] = "1s"
     host.engine()
     web = task()
     host.run(web)
     eventually(lambda: host.bus.durable.all(keys.IMAGE))
+    host.command(ImageRemoved(image_id="sha256:busybox"))
+    eventually(lambda: not host.bus.durable.all(keys.IMAGE)["sha256:busybox"].pull_succeeded)
+    host.run(task(desired=STOPPED))
+    eventually(lambda: host.known(web.arn) == STOPPED)
+    host.bus.durable.commit(Change().save(keys.SENT, web.arn, Sent(revision=1, task=STOPPED)))
+    eventually(lambda: host.task(web.arn) is None)
     host.command(ImageRemoved(image_id="sha256:busybox"))
     eventually(lambda: not host.bus.durable.all(keys.IMAGE))
     assert host.commands_left() == 0
