@@ -11,7 +11,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 
 import gevent
@@ -30,6 +30,17 @@ log = logging.getLogger(__name__)
 
 CALLS_AT_ONCE = 8  # a poll takes dockerd up to two seconds
 _docker_calls = gevent.lock.BoundedSemaphore(CALLS_AT_ONCE)
+
+
+def poll_pauses(interval: float, spread: float, now: Callable[[], float]) -> Iterator[float]:
+    """Seconds to wait before each poll but the first; `spread` intervals more before the second (spec 07 §4.2).
+
+    A tick is a point in time: a poll that takes longer than the interval is followed by the next at once.
+    """
+    due = now() + spread * interval
+    while True:
+        due = max(due + interval, now())
+        yield due - now()
 
 
 class Fallback:
@@ -90,10 +101,8 @@ class Fallback:
             yield from self._daemon.stream(self._container.docker_id)
             return
         yield self._poll()
-        due = time.monotonic() + random.uniform(0, POLL_SPREAD) * self._poll_seconds
-        while True:
-            due = max(due + self._poll_seconds, time.monotonic())  # a poll that took longer is followed by the next
-            gevent.sleep(due - time.monotonic())
+        for pause in poll_pauses(self._poll_seconds, random.uniform(0, POLL_SPREAD), time.monotonic):
+            gevent.sleep(pause)
             yield self._poll()
 
     def _poll(self) -> bytes:

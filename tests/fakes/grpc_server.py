@@ -8,6 +8,7 @@ JSON object: {"Stage": {"seconds": 3, "status": "INTERNAL", "message": "no"}} le
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -141,13 +142,17 @@ class Program:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it and wait for its socket."""
+        """Start it and wait until it listens: its socket is there a moment earlier."""
         self.socket.unlink(missing_ok=True)
         self._process = subprocess.Popen([sys.executable, str(self.script), str(self.directory)])
         end = time.monotonic() + 15
-        while not self.socket.exists():
+        while not self._listens():
             assert self._process.poll() is None and time.monotonic() < end, f"{self.script.name} did not start"
             time.sleep(0.02)
+
+    def _listens(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self.socket)) == 0
 
     def kill(self) -> None:
         """SIGKILL."""

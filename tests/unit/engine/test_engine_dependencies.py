@@ -3,7 +3,7 @@
 import pytest
 
 from common.model.status import ContainerStatus as C
-from common.model.status import HealthStatus
+from common.model.status import HealthStatus, TaskStatus
 from common.model.task import (
     Container,
     Dependency,
@@ -180,3 +180,14 @@ def test_an_order_that_cannot_be_is_refused_at_the_door(entries, extra, possible
         Container(name=n, desired=C.RUNNING, depends_on=entries.get(n, ()), **extra.get(n, {})) for n in ("a", "b")
     )
     assert is_satisfiable(Task(arn="t", containers=containers)) is possible
+
+
+def test_a_stop_of_a_circle_of_dependencies_is_reported(brain):
+    """Spec 03 §3.5: containers that may only stop after each other are given up, as nothing of them ever ran."""
+    circle = [
+        Container(name=a, image="img", essential=True, depends_on=(Dependency(container_name=b, condition="START"),))
+        for a, b in ("xy", "yx")
+    ]
+    it = brain(*circle, desired=TaskStatus.STOPPED)
+    assert it.reports() == [("STOPPED", "TaskStateError: Agent could not progress task's state to stopped")]
+    assert it.effects == []

@@ -181,17 +181,6 @@ def test_out_of_memory_is_the_reason_of_the_exit(brain, seen):
     assert (report.exit_code, report.reason) == (137, "OutOfMemoryError: Container killed due to memory usage")
 
 
-def test_a_start_event_that_cannot_be_looked_into_still_tells_of_the_start(brain):
-    """The daemon said that the process began; that a look at it failed is no reason to kill it."""
-    it = brain()
-    it.ends(Action.RESOLVE_MANIFEST)
-    it.ends(Action.PULL)
-    it.ends(Action.CREATE, observation=Observation(docker_id="id-app"))
-    assert it.event("start", error=NamedError("CannotInspectContainerError", "deadline exceeded")) == []
-    assert (it.container().known, it.container().desired, it.container().error) == (C.RUNNING, C.RUNNING, None)
-    assert it.reports() == [("RUNNING", "")]
-
-
 def test_a_start_event_before_the_call_returns_is_enough(brain, seen):
     """The call's result then only adds what it knows; an error in it is lost."""
     it = brain()
@@ -389,17 +378,6 @@ def test_a_task_without_containers_waits_for_its_stop(brain, make_task, altered)
     assert (it.events, it.effects, it.wake_at) == ([], [], 0.0)
     it.stop()
     assert it.reports() == [("STOPPED", "TaskStateError: Agent could not progress task's state to stopped")]
-
-
-def test_a_stop_of_a_circle_of_dependencies_is_reported(brain):
-    """Spec 03 §3.5: containers that may only stop after each other are given up, as nothing of them ever ran."""
-    circle = [
-        Container(name=a, image="img", essential=True, depends_on=(Dependency(container_name=b, condition="START"),))
-        for a, b in ("xy", "yx")
-    ]
-    it = brain(*circle, desired=T.STOPPED)
-    assert it.reports() == [("STOPPED", "TaskStateError: Agent could not progress task's state to stopped")]
-    assert it.effects == []
 
 
 def test_a_desired_status_never_falls(brain):

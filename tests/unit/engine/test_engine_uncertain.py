@@ -22,6 +22,15 @@ def created(it):
     it.ends(Action.CREATE, observation=Observation(docker_id="d"))
 
 
+def test_a_start_event_that_cannot_be_looked_into_still_tells_of_the_start(brain):
+    """The daemon said that the process began; that a look at it failed is no reason to kill it."""
+    it = brain()
+    created(it)
+    assert it.event("start", error=NamedError("CannotInspectContainerError", "deadline exceeded")) == []
+    assert (it.container().known, it.container().desired, it.container().error) == (C.RUNNING, C.RUNNING, None)
+    assert it.reports() == [("RUNNING", "")]
+
+
 def test_a_start_that_failed_is_stopped_when_the_process_is_seen_running(brain, seen):
     """Whatever the error is called, and although no start event came (trap 7)."""
     it = brain()
