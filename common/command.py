@@ -51,8 +51,8 @@ class Result(Struct, frozen=True):
 
 
 @cache
-def _hear_of_children() -> None:
-    """Let the hub of a process under gevent hear of its children from now on."""
+def _hear_of_children(pid: int) -> None:
+    """Let the hub of this process, `pid`, hear of its children from now on; a forked one has a hub of its own."""
     monkey = sys.modules.get("gevent.monkey")
     if monkey is not None and monkey.is_module_patched("os"):
         sys.modules["gevent"].get_hub().loop.install_sigchld()
@@ -75,7 +75,7 @@ def run(argv: Sequence[str], timeout: float = 10.0, text: str = "") -> Result:
     Its first element is a path, or a name that PATH knows. `timeout` in seconds; a command that is late is killed, with
     what it started. Raises CommandFailed when it cannot be started, Late when it is late.
     """
-    _hear_of_children()
+    _hear_of_children(os.getpid())
     with ExitStack() as stack:
         given, output, errors = (_memory_file(stack, name) for name in ("in", "out", "err"))
         _write(given, text.encode())

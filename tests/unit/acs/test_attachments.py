@@ -207,13 +207,16 @@ def test_a_device_that_comes_too_late_is_not_reported(rig):
 
 @pytest.mark.parametrize("kind", [TASK_ENI, INSTANCE_ENI])
 def test_a_fault_that_nobody_foresaw_delays_the_report_only(rig, kind, monkeypatch):
-    """The one who sends it goes on."""
+    """The one who sends it goes on: the same report again, and the attachment counts as told after the second only."""
     monkeypatch.setattr("services.acs.submission._Pauses.after", lambda self, error: 0.001)
     rig.errors = [RuntimeError("STS")]
     rig.announce(*eni(kind))
     rig.there.add(MAC)
     rig.attachments.look()
-    rig.settle(lambda: rig.stored()["3333"].sent)
+    rig.settle(lambda: len(rig.calls) == 2 and rig.stored()["3333"].sent)
+    first, second = rig.calls
+    assert first == second and ARN in str(first)
+    assert rig.errors == [] and not rig.submission.outbox.lanes
 
 
 @pytest.mark.parametrize("kind", [TASK_ENI, INSTANCE_ENI])
