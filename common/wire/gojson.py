@@ -166,13 +166,9 @@ class _Reader:
         while True:
             item, at = self.value(self.space(at), depth + 1)
             items.append(item)
-            at = self.space(at)
-            char = self.text[at : at + 1]
-            if char == "]":
-                return items, at + 1
-            if char != ",":
-                raise self.fail(at, "after array element")
-            at += 1
+            more, at = self._more(at, "]", "after array element")
+            if not more:
+                return items, at
 
     def _object(self, at: int, depth: int) -> tuple[Pairs, int]:
         members = Pairs()
@@ -189,10 +185,14 @@ class _Reader:
                 raise self.fail(at, "after object key")
             item, at = self.value(self.space(at + 1), depth + 1)
             members.append((key, item))
-            at = self.space(at)
-            char = self.text[at : at + 1]
-            if char == "}":
-                return members, at + 1
-            if char != ",":
-                raise self.fail(at, "after object key:value pair")
-            at += 1
+            more, at = self._more(at, "}", "after object key:value pair")
+            if not more:
+                return members, at
+
+    def _more(self, at: int, end: str, context: str) -> tuple[bool, int]:
+        """Whether another one follows, and the place behind the comma or the end."""
+        at = self.space(at)
+        char = self.text[at : at + 1]
+        if char != end and char != ",":
+            raise self.fail(at, context)
+        return char == ",", at + 1
