@@ -25,6 +25,7 @@ import gevent
 import gevent.event
 
 from common.backoff import Backoff
+from common.keep import keep
 from common.process import Context
 from common.tree.run import INIT_LOG
 from services.init import host, netlink, state, xtables
@@ -47,10 +48,10 @@ def serve(context: Context) -> int:
     """Run until the context is stopping; the exit status is 0 even if a rule could not be removed (N8)."""
     parent = os.getppid()
     launched = os.environ.get(INIT_LOG)
-    alone_here = gevent.event.Event()  # no other agent is on this host
+    alone_here = gevent.event.Event()
     if launched:
         take_over(launched, os.environ.get("ECS_LOGLEVEL", ""))
-        gevent.spawn(_end_predecessor, context, alone_here)
+        end_predecessor(context, alone_here)
     else:
         alone_here.set()
     directory = Path(context.run_dir)
@@ -69,10 +70,15 @@ def serve(context: Context) -> int:
     return 0
 
 
-def _end_predecessor(context: Context, alone_here: gevent.event.Event) -> None:
+def end_predecessor(context: Context, alone_here: gevent.event.Event) -> None:
+    """Have the Go agent's container removed; `alone_here` is set when there is none. engine and acs wait for that."""
     docker = host.docker_socket(os.environ.get("DOCKER_HOST", ""))
-    if wait_and_remove(docker, context.log, lambda seconds: bool(context.stopping.wait(seconds))):
-        alone_here.set()
+
+    def end() -> None:
+        if wait_and_remove(docker, context.log, lambda seconds: bool(context.stopping.wait(seconds))):
+            alone_here.set()
+
+    gevent.spawn(keep, "the end of the Go agent's container", end, lambda seconds: not context.stopping.wait(seconds))
 
 
 class BridgeWatch:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import http.client
 import http.server
 import json
 import logging
 import socketserver
 import threading
+from types import SimpleNamespace
 
+import gevent.event
 import pytest
 
-from services.init import predecessor
+from common import keep
+from services.init import predecessor, service
 
 LOG = logging.getLogger("test")
 
@@ -121,3 +125,21 @@ def test_a_database_of_the_go_agent_is_told_of_until_this_agent_has_a_state(tmp_
     assert predecessor.warn_of_database(tmp_path, logging.getLogger("ecs-t")) is told
     assert (f"{tmp_path}/agent.db is the Go agent's state" in caplog.text) is told
     assert all((tmp_path / name).exists() for name in files)
+
+
+def test_an_answer_that_nobody_foresaw_does_not_hold_up_the_service_for_ever(monkeypatch, eventually, caplog):
+    """engine and acs wait for this look, so it is begun again whatever ended it."""
+    answers = iter([http.client.BadStatusLine("half a line"), None])
+
+    def look(socket_path, log, stopping):
+        if (error := next(answers)) is not None:
+            raise error
+        return True
+
+    monkeypatch.setattr(service, "wait_and_remove", look)
+    monkeypatch.setattr(keep, "FIRST_PAUSE_SECONDS", 0.01)
+    context = SimpleNamespace(log=LOG, stopping=gevent.event.Event())
+    alone_here = gevent.event.Event()
+    service.end_predecessor(context, alone_here)
+    eventually(alone_here.is_set)
+    assert "the end of the Go agent's container failed and is begun again" in caplog.text
