@@ -15,10 +15,10 @@ from typing import Any
 from common.config import service_host
 from common.config.declarations import OPTIONS
 from common.config.effective import Config, shorten
-from common.config.env_file import SERVICE_FILES, Composed, compose
 from common.config.findings import REDACTED, Finding
 from common.config.kinds import DURATION
 from common.config.loading import load
+from common.config.service_view import SERVICE_FILES, Composed, compose
 
 _WIDEST_VALUE = 72
 _NO_CONTENT = "-"

@@ -12,10 +12,10 @@ import pytest
 from common.config import Config, load, service_host
 from common.config.cli import main
 from common.config.declarations import OPTIONS, TOPICS, VARIABLES
-from common.config.env_file import compose
 from common.config.manual import PAGE, render
 from common.config.manual import main as manual
 from common.config.service_env import Host, parse
+from common.config.service_view import compose
 
 ROOT = Path(__file__).parents[3]
 SECRET = "hunter2"
@@ -286,7 +286,7 @@ def test_the_instance_file_s_gpus_need_devices(monkeypatch, tmp_path):
     """Cases 46 to 48, as the service counts them."""
     path = tmp_path / "ecs.config"
     path.write_text("ECS_ENABLE_GPU_SUPPORT=true\n")
-    monkeypatch.setattr("common.config.env_file.INSTANCE_FILE", str(path))
+    monkeypatch.setattr("common.config.service_view.INSTANCE_FILE", str(path))
     for devices in (True, False):
         composed = compose({}, [str(path)], lambda *_, found=devices: Host(gpu_devices=found))
         assert ("ECS_ENABLE_GPU_SUPPORT" in composed.environ) is devices
