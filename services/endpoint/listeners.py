@@ -48,16 +48,21 @@ def _bound(family: int, address: tuple[str, int], shared: bool) -> socket.socket
     return sock
 
 
-def listen_until_it_works(name: str, address: str, port: int, sleep: Callable[[float], bool],
-                          shared: bool = False) -> socket.socket | None:  # fmt: skip
-    """`listen`, again and again. `sleep(seconds)` returns True when the process stops; then the result is None."""
+def listen_until_it_works(name: str, address: str, port: int, sleep: Callable[[float], bool], shared: bool = False,
+                          tell: Callable[[str], object] = lambda _: None) -> socket.socket | None:  # fmt: skip
+    """`listen`, again and again. `sleep(seconds)` returns True when the process stops; then the result is None.
+
+    `tell` is called with the sentence about each failed attempt.
+    """
     backoff = Backoff(*RETRY)
     while True:
         try:
             return listen(address, port, shared)
         except OSError as error:
             delay = backoff.delay()
-            log.error("%s; the next attempt is in %.0f s", problem(name, address, port, error), delay)
+            sentence = problem(name, address, port, error)
+            tell(sentence)
+            log.error("%s; the next attempt is in %.0f s", sentence, delay)
             if sleep(delay):
                 return None
 
@@ -65,23 +70,27 @@ def listen_until_it_works(name: str, address: str, port: int, sleep: Callable[[f
 def problem(name: str, address: str, port: int, error: OSError) -> str:
     """Why the port cannot be opened, and who has it."""
     where = f"{address or '*'}:{port}"
-    if error.errno != errno.EADDRINUSE:
-        return f"the {name} cannot listen on {where}: {error}"
-    return f"the {name} cannot listen on {where}: {holder(port)} has this port; stop it"
+    why = holder(port) if error.errno == errno.EADDRINUSE else error
+    return f"the {name} cannot listen on {where}: {why}"
 
 
 def holder(port: int) -> str:
-    """`process 4711 (nginx)`, as far as it can be found out."""
+    """Who has the port and what to do, as far as it can be found out."""
     import psutil
 
     try:
-        connections = psutil.net_connections("tcp")
+        found = [c for c in psutil.net_connections("tcp") if c.laddr[1:] == (port,)]
     except (psutil.Error, OSError):
-        return "another process"
-    for connection in connections:
-        if connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,) and connection.pid:
-            try:
-                return f"process {connection.pid} ({psutil.Process(connection.pid).name()})"
-            except psutil.Error:
-                return f"process {connection.pid}"
-    return "another process"
+        found = []
+    listening = [c for c in found if c.status == psutil.CONN_LISTEN]
+    if found and not listening:  # also one in TIME_WAIT, which has no process any more
+        peer = found[0].raddr
+        to = f" to {peer[0]}:{peer[1]}" if peer else ""
+        return f"an outgoing connection{to} was given this port ({found[0].status}); it is free a minute after its end"
+    pid = next((c.pid for c in listening if c.pid), None)
+    if pid is None:
+        return "another process has this port; stop it"
+    try:
+        return f"process {pid} ({psutil.Process(pid).name()}) has this port; stop it"
+    except psutil.Error:
+        return f"process {pid} has this port; stop it"

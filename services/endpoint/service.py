@@ -182,7 +182,8 @@ class Endpoint:
 
     def _open_one(self, name: str, address: str, port: int, application: Callable[..., Any], seconds: float) -> None:
         shared = self.workers > 1 and address == TASK_ADDRESS
-        sock = listen_until_it_works(name, address, port, self.context.stopping.wait, shared)
+        stopping, tell = self.context.stopping, self.context.not_ready
+        sock = listen_until_it_works(name, address, port, stopping.wait, shared, tell)
         if sock is not None:
             server = Server(sock, application, seconds)
             side = TASKS if application is self.tasks else INTROSPECTION

@@ -19,11 +19,13 @@ import msgspec
 from msgspec import Struct
 
 from services.init import host, netlink, state, sysctl
-from services.init.errors import NetfilterError, RouteError
+from services.init.errors import NetfilterError, RouteError, SysctlError
 from services.init.netfilter import Netfilter
 from services.init.rules import (
     DEFAULT_BRIDGE,
     ENDPOINT_ADDRESS,
+    ENDPOINT_PORT,
+    INTROSPECTION_PORT,
     Family,
     HostFacts,
     Rule,
@@ -70,7 +72,7 @@ def read_switches(environ: Mapping[str, str], log: logging.Logger) -> Switches:
 
 
 class Manager:
-    """Owner of R1 to R5, route_localnet, accept_ra and the route of IPv6-only hosts."""
+    """Owner of R1 to R5, route_localnet, accept_ra, the route of IPv6-only hosts and the reservation of our ports."""
 
     def __init__(
         self,
@@ -86,6 +88,7 @@ class Manager:
         self._facts = HostFacts()
         self._wanted: tuple[Rule, ...] = ()
         self._moved: dict[str, float] = {}
+        self._cannot_reserve = False
         self.state: state.State | None = None
 
     # -- start ---------------------------------------------------------------------------------------------------
@@ -191,6 +194,7 @@ class Manager:
     def _round(self, ruleset: Ruleset, errors: list[Exception]) -> list[str]:
         changed: list[str] = []
         self._attempt(self._drop_unwanted, changed, errors)
+        self._attempt(self._settle_ports, changed, errors)
         guards = [rule for rule in self._wanted if rule.id == "R2"]
         unguarded: list[Exception] = []
         for rule in guards:
@@ -277,6 +281,24 @@ class Manager:
             self._save(route_added=False)  # it was there before us
         return "route" if added else ""
 
+    def _settle_ports(self) -> str:
+        """Our two ports lie in the kernel's range for outgoing connections. One that has such a port keeps the endpoint
+        from listening, for a minute after its end still (TIME_WAIT). The reference leaves this to chance."""
+        assert self.state is not None
+        if self._cannot_reserve:
+            return ""
+        try:
+            missing = sysctl.not_reserved((ENDPOINT_PORT, INTROSPECTION_PORT))
+            if not missing:
+                return ""
+            self._save(ports_reserved=tuple(sorted(missing.union(self.state.ports_reserved))))
+            sysctl.reserve(missing)
+        except SysctlError as error:  # nearly always the ports are free all the same
+            self._cannot_reserve = True
+            self._log.warning("%s; an outgoing connection may take a port of the endpoint while it is down", error)
+            return ""
+        return "reserved ports"
+
     def disturbed(self) -> bool:
         """Whether route_localnet was switched off by somebody: a look that costs next to nothing."""
         return sysctl.read(sysctl.ALL_ROUTE_LOCALNET) != "1"
@@ -340,6 +362,8 @@ def remove(
         attempt(
             f"{rule.chain.lower()} chain entry", partial(delete_all, rule, netfilter, 1 if local else _COPIES_LIMIT)
         )
+    if record.ports_reserved:
+        attempt("reserved ports", lambda: sysctl.give_back(record.ports_reserved))
     return errors
 
 

@@ -41,6 +41,7 @@ class State(msgspec.Struct, frozen=True):
     route_localnet_before: str | None = None
     accept_ra_before: dict[str, str] = msgspec.field(default_factory=dict)
     route_added: bool | None = None  # None: not decided yet
+    ports_reserved: tuple[int, ...] = ()  # those that were not before
     removed: bool = False
     schema: int = 1
 

@@ -1,6 +1,7 @@
 """A whole tree of its own for each test: `ecs-agent` in local mode on a directory and port of the test's own.
 
-The ports of introspection and credentials are fixed by ECS, so these tests run one after the other and need them free.
+The ports of introspection and credentials are fixed by ECS, so these tests run one after the other and need them free:
+also from connections of earlier tests, to which the kernel may have given such a port.
 """
 
 from __future__ import annotations
@@ -24,12 +25,30 @@ import pytest
 from botocore.config import Config
 
 from common import docker
+from services.init import sysctl
+from services.init.errors import SysctlError
+from services.init.rules import ENDPOINT_PORT, INTROSPECTION_PORT
 from tests.fakes.ports import free_port
 
 IMAGE = "ecs-system-test/busybox:1"
 LOOP = ["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 3600 & wait $!; done"]
 TASK_LABEL = "com.amazonaws.ecs.task-arn"
 APPLETS = ("sh", "sleep", "echo", "cat", "wget", "env", "true", "false", "test", "trap", "id")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def free_endpoint_ports() -> Iterator[None]:
+    """No outgoing connection has a port of the endpoint, and none gets one before the last test (see sysctl.py)."""
+    ports = (ENDPOINT_PORT, INTROSPECTION_PORT)
+    try:
+        ours = sysctl.not_reserved(ports)
+        sysctl.reserve(ours)
+    except SysctlError:  # the trees say the same, and nearly always the ports are free
+        yield
+        return
+    wait_seconds_for(lambda: all(c.laddr[1:] not in {(p,) for p in ports} for c in psutil.net_connections("tcp")), 75.0)
+    yield
+    sysctl.give_back(ours)
 
 
 @pytest.fixture(scope="session")

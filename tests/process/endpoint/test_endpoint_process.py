@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.server
 import json
+import os
+import socket
 import threading
 import time
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import gevent
 import pytest
 
+from common.readiness import read
 from services.endpoint import audit, follow
 
 
@@ -22,6 +25,21 @@ def test_listeners_open_with_the_registration_and_not_before(start, writers, eve
     writers.instance()
     eventually(lambda: running.listening)
     assert running.look("/v1/metadata").json["ContainerInstanceArn"].endswith("/77")
+
+
+def test_a_port_that_is_taken_is_what_the_endpoint_says_of_itself(start, writers, run_dir, eventually):
+    """The other port serves meanwhile: introspection is not what tasks need. Ready when the port is free again."""
+    writers.instance()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        running = start(wait=False)
+        running.endpoint.ports = (0, port)
+        told = f"the introspection server cannot listen on *:{port}: process {os.getpid()} "
+        eventually(lambda: (state := read(run_dir, "endpoint")) and state.detail.startswith(told) and not state.ready)
+        writers.task("a")
+        eventually(lambda: running.endpoint.servers and running.get("/v4/e-a").status == 200)
+    eventually(lambda: read(run_dir, "endpoint").ready)
+    assert running.look("/v1/metadata").status == 200
 
 
 def test_a_container_that_asks_right_after_the_commit_is_known(start, writers):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import time
 
@@ -16,6 +17,16 @@ R4 = "-A INPUT -i docker0 -p tcp -m tcp --dport 51678 -j ACCEPT"
 R5 = "-A OUTPUT -d 169.254.170.2/32 -p tcp -m tcp --dport 80 -j REDIRECT --to-ports 51679"
 ALL = {R1, R2, R3, R5, f"v6 {R3}"}  # R4 follows when Docker names its bridge
 ROUTE_LOCALNET = "net/ipv4/conf/all/route_localnet"
+RESERVED_PORTS = "net/ipv4/ip_local_reserved_ports"
+CONNECT = """
+import socket
+server = socket.create_server(("127.0.0.1", 7000))
+for _ in range(10):
+    try:
+        socket.create_connection(server.getsockname()).close()
+    except OSError as error:
+        print(error.errno, end=" ")
+"""
 
 
 @pytest.fixture
@@ -86,6 +97,19 @@ def test_an_orderly_stop_removes_everything_and_restores_the_setting(running, ho
     assert host.rules() == []
     assert host.setting(ROUTE_LOCALNET) == "0"
     assert host.run("ip", "route", "show").stdout == ""
+
+
+def test_no_outgoing_connection_gets_a_port_of_the_endpoint(running, host):
+    """As many connections as there are ports: without the reservation, ours would be in TIME_WAIT for a minute."""
+    host.run("sysctl", "-qw", "net.ipv4.ip_local_port_range=51670 51679")
+    host.run("sysctl", "-qw", "net.ipv4.ip_local_reserved_ports=8080")
+    init = running()
+    assert host.setting(RESERVED_PORTS) == "8080,51678-51679"
+    refused = host.run(sys.executable, "-c", CONNECT).stdout.split()
+    assert refused == [str(errno.EADDRNOTAVAIL)] * 2, refused
+    assert ":51678" not in (taken := host.run("ss", "-tan").stdout) and ":51679" not in taken
+    assert init.terminate() == 0
+    assert host.setting(RESERVED_PORTS) == "8080"
 
 
 def test_rules_that_the_reference_s_init_left_twice_are_adopted(running, host, eventually):

@@ -281,6 +281,7 @@ def test_a_port_in_use_is_told_with_its_holder(server):
     """One sentence that says who has it; the attempt is repeated until it works."""
     port = server.socket.getsockname()[1]
     waits: list[float] = []
+    told: list[str] = []
 
     def sleep(seconds: float) -> bool:
         waits.append(seconds)
@@ -288,7 +289,8 @@ def test_a_port_in_use_is_told_with_its_holder(server):
             server.stop()
         return False
 
-    sock = listen_until_it_works("task endpoint server", "127.0.0.1", port, sleep)
+    sock = listen_until_it_works("task endpoint server", "127.0.0.1", port, sleep, tell=told.append)
+    assert len(told) == 2 and all(t.startswith("the task endpoint server cannot listen on") for t in told), told
     assert sock is not None and sock.getsockname()[1] == port
     sock.close()
     assert 1.0 <= waits[0] <= 1.2 and 2.0 <= waits[1] <= 2.4
@@ -303,7 +305,17 @@ def test_the_sentence_about_a_taken_port_names_the_process(server):
         listen("127.0.0.1", port)
     text = problem("task endpoint server", "127.0.0.1", port, caught.value)
     assert text.startswith(f"the task endpoint server cannot listen on 127.0.0.1:{port}: process {os.getpid()} (")
-    assert holder(1) == "another process"
+    assert text.endswith(") has this port; stop it")
+    assert holder(1) == "another process has this port; stop it"
+
+
+def test_an_outgoing_connection_that_was_given_the_port_is_told_as_one(server):
+    """Both ports lie in the kernel's range for them; there is nobody to stop, and TIME_WAIT lasts for a minute."""
+    address = server.socket.getsockname()
+    with socket.create_connection(address) as client:
+        port = client.getsockname()[1]
+        assert holder(port).startswith(f"an outgoing connection to 127.0.0.1:{address[1]} was given this port")
+        assert "(ESTABLISHED)" in holder(port)
 
 
 def test_every_local_address_of_both_families_is_served():

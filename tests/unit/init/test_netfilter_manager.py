@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from common import command
 from services.init import host, manager, netlink, state, sysctl
-from services.init.errors import NotPossibleHere
+from services.init.errors import NotPossibleHere, SysctlError
 from services.init.manager import Manager, Settings
 from services.init.netfilter import Netfilter
 
@@ -72,6 +75,7 @@ def tool(monkeypatch, tmp_path):
         path = tmp_path / "sys" / key
         path.parent.mkdir(parents=True)
         path.write_text("0\n")
+    (tmp_path / "sys" / sysctl.RESERVED_PORTS).write_text("8080,9148-9150\n")
     monkeypatch.setattr(sysctl, "ROOT", tmp_path / "sys")
     monkeypatch.setattr(host, "loopback_name", lambda: "lo")
     monkeypatch.setattr(host, "has_ipv6", lambda: True)
@@ -96,7 +100,7 @@ def make(tool, tmp_path):
 def test_a_first_start_installs_everything_in_order_and_switches_route_localnet_on_after_its_guard(make, tool):
     """N4: R2 before route_localnet, so the loopback services are at no moment open to the link."""
     outcome = make().converge()
-    assert [name for name in outcome.changed if name != "route_localnet"] == ALL
+    assert [name for name in outcome.changed if name not in ("route_localnet", "reserved ports")] == ALL
     assert outcome.changed.index("R2") < outcome.changed.index("route_localnet")
     assert not outcome.errors
     assert [rule.split(" -j ")[1] for rule in tool.chains["iptables", "filter", "INPUT"]] == ["ACCEPT", "DROP", "DROP"]
@@ -117,6 +121,47 @@ def test_a_killed_manager_finds_its_rules_and_doubles_none(make, tool):
     before = tool.flat()
     assert make().converge().changed == ()
     assert tool.flat() == before
+
+
+def test_the_endpoint_s_ports_are_kept_from_outgoing_connections(make, tool):
+    """Beside what others reserved, which stays when ours go; an incarnation that was killed is remembered."""
+    make().converge()
+    assert sysctl.read(sysctl.RESERVED_PORTS) == "8080,9148-9150,51678-51679"
+    again = make()
+    assert "reserved ports" not in again.converge().changed
+    assert again.remove() == []
+    assert sysctl.read(sysctl.RESERVED_PORTS) == "8080,9148-9150"
+
+
+def test_a_port_that_was_reserved_before_us_stays_so(make, tool):
+    """The operator's own line in sysctl.conf is not ours to undo."""
+    sysctl.write(sysctl.RESERVED_PORTS, "51678")
+    made = make()
+    made.converge()
+    assert sysctl.read(sysctl.RESERVED_PORTS) == "51678-51679"
+    made.remove()
+    assert sysctl.read(sysctl.RESERVED_PORTS) == "51678"
+
+
+def test_a_kernel_that_reserves_no_ports_gets_its_rules_all_the_same(make, tool, monkeypatch, caplog):
+    """No such setting: nothing is said. One that cannot be set (a read-only /proc/sys): one warning."""
+    (sysctl.ROOT / sysctl.RESERVED_PORTS).unlink()
+    made = make()
+    assert not made.converge().errors and "ports" not in caplog.text
+    made.remove()
+    (sysctl.ROOT / sysctl.RESERVED_PORTS).write_text("\n")
+
+    def write(key: str, value: str) -> None:
+        if key == sysctl.RESERVED_PORTS:
+            raise SysctlError(f"cannot set /proc/sys/{key} to {value}: Read-only file system")
+        original(key, value)
+
+    original = sysctl.write
+    monkeypatch.setattr(sysctl, "write", write)
+    made = make()
+    assert [made.converge().errors, made.converge().errors] == [(), ()]
+    assert caplog.text.count("Read-only file system") == 1
+    assert made.remove() == []
 
 
 def test_as_a_service_copies_are_reduced_to_one(make, tool):
@@ -321,3 +366,18 @@ def test_a_route_is_added_only_without_an_ipv4_default_gateway(make, monkeypatch
     made.converge()
     made.remove()
     assert calls[0] == "add 169.254.170.2 lo" and calls[-1] == "del 169.254.170.2 lo"
+
+
+@given(st.sets(st.integers(1, 65535), max_size=40), st.sets(st.integers(1, 65535), max_size=3))
+def test_giving_reserved_ports_back_undoes_reserving_them(before, ours):
+    """Whatever is in the list; the kernel's own form of it included."""
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setattr(sysctl, "ROOT", Path(folder))
+        (Path(folder) / sysctl.RESERVED_PORTS).parent.mkdir(parents=True)
+        (Path(folder) / sysctl.RESERVED_PORTS).write_text(",".join(map(str, sorted(before))) + "\n")
+        new = sysctl.not_reserved(ours)
+        assert new == ours - before
+        sysctl.reserve(new)
+        assert sysctl.not_reserved(before | ours) == set()
+        sysctl.give_back(new)
+        assert sysctl.not_reserved(range(1, 65536)) == set(range(1, 65536)) - before
