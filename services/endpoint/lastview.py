@@ -21,6 +21,7 @@ import gevent
 import gevent.event
 from msgspec import DecodeError, Struct, msgpack
 
+from common import wholefile
 from common.keys import INSTANCE, TASK
 from common.model.agent import Instance
 from common.model.task import Task
@@ -85,20 +86,13 @@ class LastView(Periodic):
         tasks = tuple(entry.task for entry in self.view.tasks.values())
         saved = Saved(self.life, FORM, self.view.instance, tasks)
         try:
-            gevent.get_hub().threadpool.apply(self._write, (saved,))
+            gevent.get_hub().threadpool.apply(lambda: wholefile.replace(self.path, msgpack.encode(saved)))
             self._complained = False
         except OSError as error:
             if not self._complained:
                 log.warning("%s cannot be written (%s); a restart of this process while Redis is away would serve "
                             "no metadata", self.path, error)  # fmt: skip
             self._complained = True
-
-    def _write(self, saved: Saved) -> None:
-        temporary = self.path.with_suffix(".new")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "wb") as file:
-            file.write(msgpack.encode(saved))
-        os.replace(temporary, self.path)
 
     def restore(self) -> bool:
         """Put what the file says into the view; False when there is none of this life."""

@@ -7,19 +7,17 @@ Source of the calls: NVIDIA's NVML API reference, https://docs.nvidia.com/deploy
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import glob
 import json
 import logging
-import os
 import stat
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from common import wholefile
 from common.config.service_host import GPU_DEVICES as DEVICES
 from common.errors import AgentError
 
@@ -115,19 +113,9 @@ class _Nvml:
 
 def _write(file: Path, content: dict[str, object]) -> None:
     """Replace the file as a whole; a file that exists keeps its mode, a new one gets 0700 as the reference's."""
-    temporary = None
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         mode = stat.S_IMODE(file.stat().st_mode) if file.exists() else 0o700
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as target:
-            os.fchmod(descriptor, mode)
-            target.write(json.dumps(content, separators=(",", ":")))
-            target.flush()
-            os.fsync(descriptor)
-        os.replace(temporary, file)
+        wholefile.replace(file, json.dumps(content, separators=(",", ":")).encode(), mode, durable=True)
     except OSError as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
         raise GpuError(f"gpu info state save failed: {error}") from error

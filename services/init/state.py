@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from common import wholefile
 from services.init.rules import Rule
 
 FILE_NAME = "nfm.json"
@@ -77,11 +78,7 @@ def load(directory: Path, log: logging.Logger) -> State | None:
 def save(directory: Path, state: State) -> None:
     """Replace the record. Raises OSError when the run directory cannot be written."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = directory / f"{FILE_NAME}.{os.getpid()}"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(msgspec.json.encode(state))
-    temporary.replace(directory / FILE_NAME)
+    wholefile.replace(directory / FILE_NAME, msgspec.json.encode(state))
 
 
 def forget(directory: Path) -> None:

@@ -6,10 +6,7 @@ the end. It is replaced as a whole: temporary file, fsync, rename, fsync of the 
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +14,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from common import wholefile
 from services.volumes import decoding
 from services.volumes.errors import StateError
 
@@ -154,27 +152,7 @@ class StateFile:
 
     def save(self, volumes: Iterable[Volume]) -> None:
         """Replace the file. Raises StateError; the old file is whole then."""
-        temporary = None
         try:
-            descriptor, temporary = tempfile.mkstemp(prefix=_PREFIX, dir=self.path.parent)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(encode(volumes))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.path)
-            temporary = None
-            _sync_directory(self.path.parent)
+            wholefile.replace(self.path, encode(volumes), durable=True, prefix=_PREFIX)
         except OSError as error:
             raise StateError(f"cannot write {self.path}: {error.strerror or error}") from error
-        finally:
-            if temporary is not None:
-                with contextlib.suppress(OSError):
-                    os.unlink(temporary)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

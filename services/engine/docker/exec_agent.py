@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 import time
 import uuid
 from typing import Any
@@ -21,6 +20,7 @@ from urllib.parse import quote
 
 from msgspec.structs import replace
 
+from common import wholefile
 from common.backoff import Backoff
 from common.model.task import Container, ManagedAgent, Task
 from services.engine.core.agents import RUNNING, STOPPED
@@ -139,7 +139,7 @@ class ExecAgents:
                 os.rmdir(path)
             if not _holds(path, content):
                 os.makedirs(os.path.dirname(path), exist_ok=True)
-                _write(path, content)
+                wholefile.replace(path, content.encode(), 0o644)
         except OSError as error:
             raise ExecAgentFailed(f"could not generate ExecAgent {what}: {error}") from error
         return name
@@ -264,15 +264,3 @@ def _holds(path: str, content: str) -> bool:
             return file.read() == content
     except (FileNotFoundError, UnicodeDecodeError):
         return False
-
-
-def _write(path: str, content: str) -> None:
-    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path))
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

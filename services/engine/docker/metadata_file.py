@@ -9,11 +9,11 @@ from __future__ import annotations
 import errno
 import json
 import os
-import tempfile
 import uuid
 from collections.abc import Mapping
 from typing import Any
 
+from common import wholefile
 from common.model.agent import DockerFacts, Instance
 from common.model.task import Container, Task
 from services.engine.core.effects import Observation
@@ -122,15 +122,7 @@ class MetadataFiles:
             text = text.replace(character, f"\\u{ord(character):04x}")
         directory = directory_of(self._settings, task, name)
         os.makedirs(directory, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix="temp_metadata_file", dir=directory)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.chmod(temporary, MODE)
-            os.replace(temporary, os.path.join(directory, FILE))
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        wholefile.replace(os.path.join(directory, FILE), text.encode(), MODE, prefix="temp_metadata_file")
 
 
 def _port_mappings(seen: Observation) -> list[dict[str, Any]]:

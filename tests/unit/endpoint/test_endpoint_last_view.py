@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import gevent
 import gevent.event
 import pytest
 
+from common import wholefile
 from services.endpoint import lastview
 from services.endpoint.lastview import LastView
 from services.endpoint.reply import NOT_YET_TEXT
@@ -48,11 +47,13 @@ def test_a_file_that_is_missing_or_broken_restores_nothing(tmp_path, content):
     assert not last_view(tmp_path, View()).restore()
 
 
-def test_nothing_is_saved_before_everything_was_read_and_a_burst_is_one_write(world, task, tmp_path, eventually):
+def test_nothing_is_saved_before_everything_was_read_and_a_burst_is_one_write(
+    world, task, tmp_path, monkeypatch, eventually
+):
     """Half a view must not replace a whole one."""
     one = last_view(tmp_path, world.view)
-    writes: list[Any] = []
-    one._write = writes.append  # type: ignore[method-assign]
+    writes: list[bytes] = []
+    monkeypatch.setattr(wholefile, "replace", lambda path, content: writes.append(content))
     one.start()
     for number in range(10):
         world.view.set_task(task(revision=number))
