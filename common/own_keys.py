@@ -20,7 +20,7 @@ import gevent
 
 from common.errors import Temporary
 from common.host_paths import host_path
-from common.session import Keys
+from common.sigv4 import Keys
 
 if TYPE_CHECKING:
     from botocore.credentials import Credentials

@@ -15,7 +15,6 @@ from common.wire.messages import EXCEPTIONS, RECOGNISED
 from common.wire.shapes import Mismatch
 
 MAX_FRAME_BYTES = 64 << 20  # far above any payload of ACS; a bound for our own memory
-MAX_ERROR_BODY_BYTES = 1024  # of a refused handshake (spec 02 §1.3)
 
 
 class Frame(NamedTuple):
@@ -66,7 +65,7 @@ def _bare_exception(value: dict[str, Any]) -> Frame:
 def refusal(body: bytes) -> str:
     """What the body of a refused handshake says, as "<type>: <text>"; "" when it is no ACS message."""
     try:
-        frame = decode(body[:MAX_ERROR_BODY_BYTES])
+        frame = decode(body)
     except Dropped:
         return ""
     if frame.type in EXCEPTIONS:

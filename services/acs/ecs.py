@@ -1,6 +1,6 @@
 """The ECS API as the agent calls it: AWS JSON 1.1 over HTTP, signed, bounded, retried by rule.
 
-The bodies come from common.wire.ecs, byte for byte; common.session signs, botocore finds credentials, urllib3 carries.
+The bodies come from common.wire.ecs, byte for byte; common.sigv4 signs, botocore finds credentials, urllib3 carries.
 A client built from botocore's service model could not send what the agent must send (`clientToken`, `zoneId`,
 milliseconds), takes longer to start, and bounds only parts of a call. One HTTP attempt takes ATTEMPT_SECONDS at most,
 whatever stalls. Retries follow the SDK of the reference (ECS agent behaviour, spec 01 §8.3, spec 02 §8.9);
@@ -24,7 +24,8 @@ from common.discovery import TARGET, error_code, regional, retry_delay, worth_an
 from common.errors import AgentError
 from common.own_keys import OwnCredentials
 from common.proxy import SOCKS, open_socket, proxy_for, proxy_login, proxy_url
-from common.session import DEFAULT_PORTS, host_of, plain, sign, tls_context
+from common.sigv4 import DEFAULT_PORTS, host_of, sign
+from common.trust import plain, tls_context
 from common.wire import jsontext
 from services.acs.settings import Settings
 from services.acs.words import MAYBE_SKEW_CODES, SKEW_CODES, SKEW_SECONDS, STALE_KEYS, explain, skew_of, skewed

@@ -19,6 +19,7 @@ import gevent.queue
 
 from common import keys
 from common.bus import Bus, Change
+from common.channel import Channel
 from common.errors import Temporary
 from common.logs import fields
 from common.model.agent import Credentials, DeviceAttachment
@@ -29,7 +30,6 @@ from common.wire import acs
 from common.wire.payload import InvalidTask, credentials, parse_task, role_credentials
 from services.acs.attach import INSTANCE_ENI, TASK_ENI, Unusable, confirmation, interfaces, is_arn
 from services.acs.attachments import Attachments
-from services.acs.channel import Channel
 from services.acs.instance import InstanceRecord
 from services.acs.roles import RoleCredentials
 
@@ -116,10 +116,10 @@ class Handlers:
         log.info("payload taken over", **fields(messageID=message["messageId"], tasks=len(ordered), complete=all_good))
         if not all_good:
             return
-        channel.send(acs.ack(message))
+        channel.reply(acs.ack(message))
         for _, roles in ordered:
             for role in roles:
-                channel.send(acs.credentials_ack(role.credentials_id, role.expiration, message["messageId"]))
+                channel.reply(acs.credentials_ack(role.credentials_id, role.expiration, message["messageId"]))
 
     def _read_tasks(self, members: list[dict[str, Any] | None]) -> tuple[list[Given], bool]:
         tasks: list[Given] = []
@@ -202,7 +202,7 @@ class Handlers:
             arn=arn, credentials_id=document.credentials_id, execution=role_type == "TaskExecution"
         )
         self._bus.durable.commit(Change().append(keys.COMMANDS, command))
-        channel.send(acs.credentials_ack(document.credentials_id, value.get("expiration"), message["messageId"]))
+        channel.reply(acs.credentials_ack(document.credentials_id, value.get("expiration"), message["messageId"]))
 
     # -- manifest ------------------------------------------------------------------------------
 
@@ -222,10 +222,10 @@ class Handlers:
             for task in self._bus.durable.all(keys.TASK).values()
             if task.desired == TaskStatus.RUNNING and not task.is_internal and task.arn not in wanted
         ]
-        channel.send(acs.ack(message))
+        channel.reply(acs.ack(message))
         if extra:
             log.info("the task manifest does not list %s; ECS is asked whether they must stop", ", ".join(extra))
-            channel.send(acs.stop_verification(message, extra))
+            channel.reply(acs.stop_verification(message, extra))
 
     def _wait_for_engine(self) -> None:
         """Payloads that came before the manifest count: a task that is being stopped is no candidate."""
@@ -269,7 +269,7 @@ class Handlers:
             log.warning("the attachment message %s is ignored: %s", message["messageId"], error)
             return
         self._attachments.announced(announced)
-        channel.send(acs.ack(message))
+        channel.reply(acs.ack(message))
 
     # -- updates -------------------------------------------------------------------------------
 
@@ -280,7 +280,7 @@ class Handlers:
     def _perform_update(self, channel: Channel, message: dict[str, Any]) -> None:
         """The agent is updated by its package manager, never through ACS (spec 02 §7)."""
         log.info("ECS asks for an update of the agent; packages are updated by the system's package manager")
-        channel.send(acs.nack(message, UPDATES_DISABLED))
+        channel.reply(acs.nack(message, UPDATES_DISABLED))
 
 
 def _has(message: Mapping[str, Any], *names: str) -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import enum
 import logging
 import random
-import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,19 +20,19 @@ import gevent
 import gevent.event
 
 from common.backoff import Backoff
+from common.channel import NORMAL, ORDERLY, Channel, Ended, Refused, dial
 from common.discovery import Discovery
 from common.errors import AgentError
 from common.own_keys import OwnCredentials
-from common.session import USER_AGENT, sign, tls_context
+from common.sigv4 import sign
 from common.version import COMMIT, VERSION
 from common.wire import acs
-from services.acs.channel import NO_CLOSE_FRAME, Channel, ChannelEnded, dial
 from services.acs.settings import Settings
+from services.acs.words import advise, code_in, skew_of
 
 log = logging.getLogger(__name__)
 
 INACTIVE = "InactiveInstanceException"
-NORMAL_CODES = (1000, 1001, 1011, NO_CLOSE_FRAME)
 TEXT_OF_AGE = "ConnectionExpired: Reconnect to continue"
 
 
@@ -63,8 +62,8 @@ class Next(enum.Enum):
 
 def verdict(error: AgentError) -> Next:
     """What follows a failed connect or an ended connection (spec 02 §3.2)."""
-    if isinstance(error, ChannelEnded):
-        if error.code in NORMAL_CODES:
+    if isinstance(error, Ended):
+        if error.code in ORDERLY:
             return Next.AT_ONCE
         return Next.INACTIVE if INACTIVE in error.text else Next.BACK_OFF
     return Next.INACTIVE if INACTIVE in str(error) else Next.BACK_OFF
@@ -88,6 +87,13 @@ def endpoint_url(endpoint: str, cluster: str, instance_arn: str, docker_version:
     base = endpoint + ("" if endpoint.endswith("/") else "/") + "ws?"
     given = [(name, value) for name, value in parameters.items() if value is not None]
     return base + "&".join(f"{name}={quote_plus(value)}" for name, value in given)
+
+
+def explain(refused: Refused) -> str:
+    """A refused handshake in the words of the exception that its body names, when it names one, and what to do."""
+    text = acs.refusal(refused.body) or str(refused)
+    advice = advise("Poll", code_in(text), text, skew_seconds=skew_of(refused.date))
+    return f"{text} ({advice})" if advice else text
 
 
 class Receiver(Protocol):
@@ -122,7 +128,6 @@ class Session:
         self._send_credentials = True
         self._backoff = Backoff(self._timings.retry_start, self._timings.retry_maximum, 1.5, 0.2)
         self._channel: Channel | None = None
-        self._context: ssl.SSLContext | None = None
 
     # -- loop ----------------------------------------------------------------------------------
 
@@ -195,19 +200,13 @@ class Session:
                 endpoint, self._settings.cluster_name, self._arn, self._docker_version, self._send_credentials
             )
             headers = sign(url, self._settings.region, self._credentials.keys(), at=self._now())
-            channel = dial(url, {"User-Agent": USER_AGENT, **headers}, self._tls(url))
+            channel = dial(url, headers, self._settings.verify)
             connected = True
             return channel
+        except Refused as refused:
+            raise AgentError(explain(refused)) from refused
         finally:
             self._discovery.connected(connected)
-
-    def _tls(self, url: str) -> ssl.SSLContext | None:
-        if url.startswith("https") and self._context is None:
-            try:
-                self._context = tls_context(self._settings.verify)
-            except OSError as error:
-                raise AgentError(str(error)) from error
-        return self._context
 
     # -- one connection ------------------------------------------------------------------------
 
@@ -219,7 +218,7 @@ class Session:
             return
         heartbeat.move(self._drawn("heartbeat"))
         if frame.type == "HeartbeatMessage":
-            channel.send(acs.heartbeat_ack(frame.message))
+            channel.reply(acs.heartbeat_ack(frame.message))
             self._heard()
             return
         self._receiver.put(channel, frame)
@@ -238,7 +237,7 @@ class Session:
             gevent.sleep(left)
 
     def _retire(self, channel: Channel) -> None:
-        channel.close(1000, TEXT_OF_AGE)
+        channel.close(NORMAL, TEXT_OF_AGE)
         gevent.sleep(self._timings.close_wait)
         channel.cut("the control plane did not answer the close frame")
 

@@ -17,7 +17,8 @@ from common.discovery import regional
 from common.errors import Temporary
 from common.own_keys import OwnCredentials
 from common.proxy import proxy_for
-from common.session import DEFAULT_PORTS, host_of, sign, tls_context
+from common.sigv4 import DEFAULT_PORTS, host_of, sign
+from common.trust import tls_context
 from services.acs.ecs import pool_through
 from services.acs.settings import Settings
 from services.acs.words import explain

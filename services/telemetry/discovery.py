@@ -20,8 +20,8 @@ from common.discovery import TARGET, configured_api, regional, retry_delay, user
 from common.errors import Temporary
 from common.own_keys import OwnCredentials
 from common.proxy import open_socket
-from common.session import DEFAULT_PORTS, Keys, host_of, sign, tls_context
-from common.trust import verification
+from common.sigv4 import DEFAULT_PORTS, Keys, host_of, sign
+from common.trust import tls_context, verification
 
 log = logging.getLogger(__name__)
 

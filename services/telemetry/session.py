@@ -20,28 +20,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
+from urllib.parse import quote
 
 import gevent
 import gevent.event
 import msgspec
 
 from common.backoff import Backoff
+from common.channel import NORMAL, ORDERLY, Channel, Ended, Refused, dial
 from common.errors import Temporary
 from common.keep import keep
-from common.session import (
-    ABNORMAL,
-    GOING_AWAY,
-    INTERNAL_ERROR,
-    NORMAL,
-    Channel,
-    Closed,
-    Keys,
-    Refused,
-    host_of,
-    service_url,
-    sign,
-)
-from common.session import connect as open_channel
+from common.sigv4 import UNRESERVED, Keys, host_of, sign
 from common.version import COMMIT, VERSION
 from services.telemetry.core.doctor import RuntimeCheck
 from services.telemetry.core.requests import STATUS, Sender, envelope, status_request
@@ -57,7 +46,6 @@ STATUS_SECONDS = 20.0
 SHORT_SESSION_SECONDS, SHORT_SESSION_PAUSE = 10.0, 1.0
 RETRY_SEND_SECONDS = 1.0
 EXPIRED = "ConnectionExpired: Reconnect to continue"
-PERMISSIBLE = (NORMAL, GOING_AWAY, ABNORMAL, INTERNAL_ERROR)
 ALIVE = ("HeartbeatMessage", "AckPublishMetric", "AckPublishHealth", "AckPublishInstanceStatus")
 EXCEPTIONS = (
     "ServerException",
@@ -125,7 +113,12 @@ def url_of(endpoint: str, sender: Sender, docker_version: str) -> str:
     }
     if docker_version:
         query["dockerVersion"] = docker_version
-    return service_url(endpoint, query)
+    scheme, _, rest = endpoint.partition("://")
+    if scheme not in ("http", "https") or not rest:
+        raise Temporary(f"wsclient: unknown scheme {scheme if rest else ''}")
+    slash = "" if rest.endswith("/") else "/"
+    pairs = "&".join(f"{name}={quote(value, safe=UNRESERVED)}" for name, value in query.items())
+    return f"{'wss' if scheme == 'https' else 'ws'}://{rest}{slash}ws?{pairs}"
 
 
 def frame(url: str, region: str, keys: Keys, body: bytes, at: float | None = None) -> bytes:
@@ -163,7 +156,7 @@ def kind_of(data: bytes) -> str:
 def explain(refused: Refused) -> str:
     """A refused upgrade in the words of the exception that its body names, when it names one (spec 07 §12.2)."""
     try:
-        body: object = _read(refused.body, object)
+        body: object = _read(refused.body.decode("utf-8", "replace"), object)
     except msgspec.DecodeError:
         return str(refused)
     if not isinstance(body, dict):
@@ -191,7 +184,6 @@ class Session:
         self._backoff = Backoff(1.0, 60.0, 2.0, 0.2)
         self._heartbeat: gevent.Greenlet | None = None
         self._channel: Channel | None = None
-        self._dropped = ""
 
     def run(self, stopping: gevent.event.Event) -> None:
         """Connect, serve, reconnect until `stopping`; then the socket is closed directly."""
@@ -209,7 +201,7 @@ class Session:
             if stopping.is_set():
                 break
             brief = time.monotonic() - began < SHORT_SESSION_SECONDS
-            if isinstance(ended, Closed) and ended.code in PERMISSIBLE:
+            if isinstance(ended, Ended) and ended.code in ORDERLY:
                 self._backoff.reset()
                 delay = SHORT_SESSION_PAUSE if brief and short else 0.0
                 log.info("the telemetry session ended (%s); the next one follows", ended)
@@ -224,13 +216,12 @@ class Session:
     def drop(self, reason: str) -> None:
         """Close the socket directly, if there is one; the session goes on with back-off."""
         if self._channel is not None:
-            self._dropped = reason
-            self._channel.abort()
+            self._channel.cut(reason)
 
     def _abort_at(self, stopping: gevent.event.Event) -> None:
         stopping.wait()
         if self._channel is not None:
-            self._channel.abort()
+            self._channel.cut("the agent stops")
 
     def _serve_once(self) -> Temporary:
         """One session; returns why it ended."""
@@ -241,20 +232,19 @@ class Session:
         except Temporary as error:
             return error
         log.info("the telemetry session is open (%s)", host_of(url))
-        self._channel, self._dropped = channel, ""
+        self._channel = channel
         self._changed(True, "")
         try:
-            ended = self._serve(channel, url)
-            return Temporary(self._dropped) if self._dropped else ended
+            return self._serve(channel, url)
         finally:
             self._channel = None
-            channel.abort()
+            channel.cut("the connection is over")
 
     def _connect(self) -> tuple[Channel, str]:
         connected = False
         try:
             url = url_of(self._outlet.endpoint(), self._outlet.sender(), self._outlet.docker_version())
-            channel = open_channel(url, self._outlet.region, self._outlet.keys(), self._outlet.verify)
+            channel = dial(url, sign(url, self._outlet.region, self._outlet.keys()), self._outlet.verify)
             connected = True
             return channel, url
         finally:

@@ -16,7 +16,7 @@ from common import own_keys as credentials_module
 from common.errors import Temporary
 from common.metadata import Metadata, MetadataError
 from common.own_keys import OwnCredentials
-from common.session import Keys as SigningKeys
+from common.sigv4 import Keys as SigningKeys
 from services.acs import ecs as ecs_module
 from services.acs.ecs import ApiError, EcsClient
 from services.acs.identity import find_place, identity_document

@@ -10,7 +10,7 @@ import gevent
 import pytest
 from gevent.server import StreamServer
 
-from common.session import Keys
+from common.sigv4 import Keys
 from services.acs.ecs import ApiError, EcsClient
 from services.acs.settings import Settings
 from tests.fakes.control_plane import ControlPlane

@@ -15,11 +15,10 @@ import pytest
 from gevent.server import StreamServer
 
 from common import readiness
+from common.channel import DialFailed, dial
 from common.config import load
-from common.errors import Temporary
-from common.session import Keys, connect, tls_context
-from common.trust import INSECURE, verification
-from services.acs.channel import DialError, dial
+from common.sigv4 import Keys
+from common.trust import INSECURE, tls_context, verification
 from services.acs.ecs import ApiError, EcsClient
 from services.acs.settings import Settings, from_config
 from services.telemetry.discovery import settings as telemetry_settings
@@ -101,10 +100,9 @@ def test_every_client_refuses_an_unknown_ca_in_plain_words(url: str):
     api = EcsClient(Settings(region="us-west-2", backend_host=url), Own())  # type: ignore[arg-type]
     with pytest.raises(ApiError, match=NOT_TRUSTED):
         api.attempt("DiscoverPollEndpoint", {})
-    with pytest.raises(DialError, match=NOT_TRUSTED):
-        dial(url + "/acs/ws", {}, tls_context())
-    with pytest.raises(Temporary, match=NOT_TRUSTED):
-        connect(url.replace("https", "wss") + "/acs/ws", "us-west-2", KEYS)
+    for scheme in ("https", "wss"):
+        with pytest.raises(DialFailed, match=NOT_TRUSTED):
+            dial(url.replace("https", scheme) + "/acs/ws", {})
 
 
 def test_a_server_with_an_ecdsa_certificate_is_talked_to_over_tls_1_2(tmp_path: Path):
@@ -133,8 +131,8 @@ def test_every_client_connects_with_the_flag_or_the_bundle(url: str, certificate
     verify = False if how == "-k" else str(certificates / "ca.pem")
     api = EcsClient(Settings(region="us-west-2", backend_host=url, verify=verify), Own())  # type: ignore[arg-type]
     assert api.attempt("DiscoverPollEndpoint", {})["endpoint"] == url + "/acs/"
-    dial(url + "/acs/ws", {}, tls_context(verify)).cut("")
-    connect(url.replace("https", "wss") + "/acs/ws", "us-west-2", KEYS, verify).abort()
+    for scheme in ("https", "wss"):
+        dial(url.replace("https", scheme) + "/acs/ws", {}, verify).cut("")
 
 
 def test_the_process_names_the_certificate_and_connects_with_the_flag(

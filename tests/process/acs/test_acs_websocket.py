@@ -16,10 +16,11 @@ import gevent.event
 import pytest
 from gevent.server import StreamServer
 
+from common import channel as channel_module
 from common import proxy as proxy_module
-from common.session import tls_context
-from services.acs import channel as channel_module
-from services.acs.channel import Channel, ChannelEnded, DialError, dial
+from common.channel import Channel, DialFailed, Ended, Refused, dial
+from common.errors import Temporary
+from services.acs.session import explain
 from tests.fakes.control_plane import Connection, ControlPlane
 
 PROXY_RULE = proxy_module.proxy_for
@@ -28,7 +29,7 @@ PROXY_RULE = proxy_module.proxy_for
 @pytest.fixture
 def connected(control_plane: ControlPlane) -> Iterator[tuple[Channel, Connection]]:
     """Both ends of an open connection."""
-    channel = dial(control_plane.url + "/acs/ws?x=1", {}, None)
+    channel = dial(control_plane.url + "/acs/ws?x=1", {})
     while control_plane.live is None:
         gevent.sleep(0.001)
     gevent.sleep(0.01)
@@ -68,12 +69,14 @@ def test_a_close_frame_is_answered_and_told(connected, eventually, code, text, e
     """With the same code and without a text; an empty frame with an empty one."""
     channel, peer = connected
     peer.close(code, text)
-    with pytest.raises(ChannelEnded) as caught:
+    with pytest.raises(Ended) as caught:
         channel.receive()
     assert (caught.value.code, caught.value.text) == (expected, text)
     eventually(lambda: peer.close_frame is not None)
     assert peer.close_frame == (b"" if code is None else code.to_bytes(2, "big"))
-    assert channel.send("x") is False
+    with pytest.raises(Temporary, match="being closed"):
+        channel.send("x")
+    channel.reply("x")  # the peer will ask again
 
 
 def test_the_answer_to_a_close_frame_is_not_answered():
@@ -82,7 +85,7 @@ def test_the_answer_to_a_close_frame_is_not_answered():
     channel = Channel(ours)
     channel.close(1000, "")
     theirs.sendall(b"\x88\x02\x03\xe8")
-    with pytest.raises(ChannelEnded, match="1000"):
+    with pytest.raises(Ended, match="1000"):
         channel.receive()
     channel.cut("over")
     with theirs:
@@ -95,7 +98,7 @@ def test_a_silent_end_differs_from_a_broken_connection(connected, end, code):
     """The first is followed by an immediate reconnect, the second by a pause."""
     channel, peer = connected
     getattr(peer, end)()
-    with pytest.raises(ChannelEnded) as caught:
+    with pytest.raises(Ended) as caught:
         channel.receive()
     assert caught.value.code == code
 
@@ -104,7 +107,7 @@ def test_a_broken_protocol_ends_the_connection_as_an_error(connected, eventually
     """An invalid close code is answered with 1002."""
     channel, peer = connected
     peer.close(1006)
-    with pytest.raises(ChannelEnded) as caught:
+    with pytest.raises(Ended) as caught:
         channel.receive()
     assert caught.value.code == 0
     eventually(lambda: peer.close_frame == (1002).to_bytes(2, "big"))
@@ -114,7 +117,7 @@ def test_a_close_reason_that_is_no_text_is_a_broken_protocol(connected, eventual
     """Also with a code that would mean an orderly end (spec 02 §1.6)."""
     channel, peer = connected
     peer.frame(8, (1000).to_bytes(2, "big") + b"\xff\xfe")
-    with pytest.raises(ChannelEnded) as caught:
+    with pytest.raises(Ended) as caught:
         channel.receive()
     assert caught.value.code == 0
     eventually(lambda: peer.close_frame == (1002).to_bytes(2, "big"))
@@ -124,7 +127,7 @@ def test_cutting_wakes_the_reader_with_the_reason(connected):
     """The heartbeat timer runs in another greenlet."""
     channel, _ = connected
     gevent.spawn_later(0.05, channel.cut, "no message came")
-    with pytest.raises(ChannelEnded, match="no message came") as caught:
+    with pytest.raises(Ended, match="no message came") as caught:
         channel.receive()
     assert caught.value.code == 0
 
@@ -132,21 +135,23 @@ def test_cutting_wakes_the_reader_with_the_reason(connected):
 def test_silence_has_a_limit(control_plane, monkeypatch):
     """The read deadline, when not even a ping comes."""
     monkeypatch.setattr(channel_module, "READ_SECONDS", 0.1)
-    channel = dial(control_plane.url + "/acs/ws", {}, None)
-    with pytest.raises(ChannelEnded, match="nothing was received"):
+    channel = dial(control_plane.url + "/acs/ws", {})
+    with pytest.raises(Ended, match="nothing was received"):
         channel.receive()
 
 
 def test_a_refusal_is_read_from_the_body(control_plane):
     """As an ACS exception, or quoted."""
     control_plane.refusals.append((400, '{"InvalidInstanceException":"who are you"}'))
-    with pytest.raises(DialError, match=r"^InvalidInstanceException: who are you$"):
-        dial(control_plane.url + "/acs/ws", {}, None)
+    with pytest.raises(Refused) as caught:
+        dial(control_plane.url + "/acs/ws", {})
+    assert caught.value.status == 400 and explain(caught.value) == "InvalidInstanceException: who are you"
     control_plane.refusals.append((503, "<html>busy</html>"))
-    with pytest.raises(DialError, match=r"response: <html>busy</html>: 503"):
-        dial(control_plane.url + "/acs/ws", {}, None)
-    with pytest.raises(DialError, match=r"404|400|200"):
-        dial(control_plane.url + "/nothing", {}, None)
+    with pytest.raises(Refused, match=r"response: <html>busy</html>: websocket: bad handshake \(503 .+\)$") as caught:
+        dial(control_plane.url + "/acs/ws", {})
+    assert explain(caught.value) == str(caught.value)
+    with pytest.raises(Refused, match=r"404|400|200"):
+        dial(control_plane.url + "/nothing", {})
 
 
 def serve(handler: Any, **options: Any) -> StreamServer:
@@ -165,8 +170,9 @@ def test_a_chunked_refusal_is_understood():
         sock.sendall(b"HTTP/1.1 400 X\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
 
     server = serve(answer)
-    with pytest.raises(DialError, match=r"^InactiveInstanceException: gone$"):
-        dial(f"http://127.0.0.1:{server.server_port}/ws", {}, None)
+    with pytest.raises(Refused) as caught:
+        dial(f"http://127.0.0.1:{server.server_port}/ws", {})
+    assert explain(caught.value) == "InactiveInstanceException: gone"
     server.stop()
 
 
@@ -181,8 +187,8 @@ def test_the_whole_handshake_has_one_deadline(monkeypatch):
 
     server = serve(drip)
     begin = time.monotonic()
-    with pytest.raises(DialError):
-        dial(f"http://127.0.0.1:{server.server_port}/ws", {}, None)
+    with pytest.raises(DialFailed):
+        dial(f"http://127.0.0.1:{server.server_port}/ws", {})
     assert time.monotonic() - begin < 1.0
     server.stop()
 
@@ -241,17 +247,17 @@ def test_tls_is_verified_unless_switched_off_and_a_proxy_is_tunnelled_through(co
     server = serve(forward, ssl_context=context)
     url = f"https://localhost:{server.server_port}/acs/ws"
     with pytest.raises(
-        DialError, match=r"the certificate of localhost is not trusted: self-signed certificate\. .*AWS_CA_BUNDLE"
+        DialFailed, match=r"the certificate of localhost is not trusted: self-signed certificate\. .*AWS_CA_BUNDLE"
     ):
-        dial(url, {}, tls_context())
-    dial(url, {}, tls_context(verify=False)).cut("")
-    dial(url, {}, tls_context(str(cert))).cut("")
+        dial(url, {})
+    dial(url, {}, False).cut("")
+    dial(url, {}, str(cert)).cut("")
     seen: list[bytes] = []
     proxy = serve(tunnel(seen))
     monkeypatch.setenv("HTTP_PROXY", f"http://me:secret@127.0.0.1:{proxy.server_port}")
     # The rule never proxies loopback; it is asked about another host.
     monkeypatch.setattr(proxy_module, "proxy_for", lambda scheme, _, port: PROXY_RULE(scheme, "elsewhere.test", port))
-    dial(url, {}, tls_context(str(cert))).cut("")
+    dial(url, {}, str(cert)).cut("")
     assert seen[0].startswith(b"CONNECT localhost:%d HTTP/1.1\r\n" % server.server_port)
     assert b"Proxy-Authorization: Basic bWU6c2VjcmV0" in seen[0]
     server.stop()

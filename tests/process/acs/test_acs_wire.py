@@ -11,11 +11,11 @@ from gevent.pywsgi import WSGIServer
 
 from common import keys
 from common.bus import Change
+from common.channel import DialFailed, dial
 from common.model.messages import ContainerChanged, ManagedAgentChanged, RunOrUpdateTask, StopVerified, TaskChanged
 from common.model.status import ContainerStatus, TaskStatus
 from common.model.task import PortBinding, Task
-from common.session import Keys, sign
-from services.acs.channel import DialError, dial
+from common.sigv4 import Keys, sign
 from tests.fakes.control_plane import arn, error, task
 
 TASK = arn("task", "default/" + "1" * 32)
@@ -228,8 +228,8 @@ def test_a_session_can_be_made_over_ipv6(control_plane):
     except OSError:
         pytest.skip("this machine has no IPv6")
     try:
-        with pytest.raises(DialError, match="503"):
-            dial(f"http://[::1]:{server.server_port}/acs/ws?x=1", {}, None)
+        with pytest.raises(DialFailed, match="503"):
+            dial(f"http://[::1]:{server.server_port}/acs/ws?x=1", {})
     finally:
         server.stop()
     assert seen == [f"[::1]:{server.server_port}"]

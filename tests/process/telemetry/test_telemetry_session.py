@@ -10,7 +10,7 @@ import gevent
 import gevent.event
 import pytest
 
-from common.session import Keys
+from common.sigv4 import Keys
 from services.telemetry.core.doctor import RuntimeCheck
 from services.telemetry.core.requests import METRICS, Sender, envelope, metrics_requests
 from services.telemetry.mailbox import Mailbox

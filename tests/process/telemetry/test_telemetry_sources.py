@@ -11,7 +11,7 @@ from gevent.server import StreamServer
 from common.discovery import TCS, Discovery
 from common.errors import Temporary
 from common.own_keys import OwnCredentials
-from common.session import Keys
+from common.sigv4 import Keys
 from services.telemetry import discovery, publisher
 from services.telemetry.core.book import Book, TaskEntry
 from services.telemetry.core.requests import Sender

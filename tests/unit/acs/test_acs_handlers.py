@@ -34,9 +34,8 @@ class Channel:
     def __init__(self) -> None:
         self.sent: list[dict[str, Any]] = []
 
-    def send(self, text: str) -> bool:
+    def reply(self, text: str) -> None:
         self.sent.append(json.loads(text))
-        return True
 
     @property
     def types(self) -> list[str]:

@@ -8,11 +8,11 @@ from urllib.parse import urlsplit
 import gevent.event
 import pytest
 
+from common.channel import DialFailed, Ended
 from common.errors import AgentError, Temporary
 from common.proxy import default_no_proxy, open_socket, proxy_for, proxy_login, proxy_url
-from common.session import Keys, sign
+from common.sigv4 import Keys, sign
 from services.acs import session as module
-from services.acs.channel import ChannelEnded, DialError
 from services.acs.session import INACTIVE, Next, Session, endpoint_url, verdict
 from services.acs.settings import Settings
 
@@ -58,19 +58,19 @@ def test_the_url_has_one_slash_and_only_known_parameters():
 @pytest.mark.parametrize(
     ("error", "follows"),
     [
-        (ChannelEnded("closed", 1000), Next.AT_ONCE),
-        (ChannelEnded("closed", 1001), Next.AT_ONCE),
-        (ChannelEnded("closed", 1011, "x"), Next.AT_ONCE),
-        (ChannelEnded("no close frame", 1006), Next.AT_ONCE),
-        (ChannelEnded("closed", 1005), Next.BACK_OFF),
-        (ChannelEnded("closed", 1013), Next.BACK_OFF),
-        (ChannelEnded("closed", 4000), Next.BACK_OFF),
-        (ChannelEnded("reset"), Next.BACK_OFF),
-        (ChannelEnded("closed", 1008, "InactiveInstanceException: gone"), Next.INACTIVE),
-        (ChannelEnded("closed", 1000, "InactiveInstanceException: gone"), Next.AT_ONCE),
-        (DialError("InactiveInstanceException: gone"), Next.INACTIVE),
-        (DialError("unable to dial h response: <b>InactiveInstanceException</b>"), Next.INACTIVE),
-        (DialError("InvalidClusterException: Invalid cluster"), Next.BACK_OFF),
+        (Ended("closed", 1000), Next.AT_ONCE),
+        (Ended("closed", 1001), Next.AT_ONCE),
+        (Ended("closed", 1011, "x"), Next.AT_ONCE),
+        (Ended("no close frame", 1006), Next.AT_ONCE),
+        (Ended("closed", 1005), Next.BACK_OFF),
+        (Ended("closed", 1013), Next.BACK_OFF),
+        (Ended("closed", 4000), Next.BACK_OFF),
+        (Ended("reset"), Next.BACK_OFF),
+        (Ended("closed", 1008, "InactiveInstanceException: gone"), Next.INACTIVE),
+        (Ended("closed", 1000, "InactiveInstanceException: gone"), Next.AT_ONCE),
+        (DialFailed("InactiveInstanceException: gone"), Next.INACTIVE),
+        (DialFailed("unable to dial h response: <b>InactiveInstanceException</b>"), Next.INACTIVE),
+        (DialFailed("InvalidClusterException: Invalid cluster"), Next.BACK_OFF),
         (Temporary("no credentials"), Next.BACK_OFF),
     ],
 )
@@ -112,7 +112,7 @@ class Script(Session):
 
 def test_delays_grow_and_every_orderly_end_resets_them():
     """Within [b, 1.2 b); an orderly end has no delay at all."""
-    failed, closed = DialError("refused"), ChannelEnded("closed", 1000)
+    failed, closed = DialFailed("refused"), Ended("closed", 1000)
     script = Script(*[failed] * 10, closed, failed, failed)
     script.run()
     bases = [0.25 * 1.5**n for n in range(10)] + [0.25]
@@ -123,7 +123,7 @@ def test_delays_grow_and_every_orderly_end_resets_them():
 
 def test_a_connection_that_lived_long_begins_the_delays_anew():
     """One that broke soon goes on where the delays were."""
-    failed, broke, long = DialError("refused"), ChannelEnded("reset"), ChannelEnded("lived long")
+    failed, broke, long = DialFailed("refused"), Ended("reset"), Ended("lived long")
     script = Script(failed, failed, broke, long, failed, failed)
     script.run()
     assert 0.5625 <= script.waits[2] < 0.5625 * 1.2
@@ -132,7 +132,7 @@ def test_a_connection_that_lived_long_begins_the_delays_anew():
 
 def test_a_deregistered_instance_waits_an_hour_and_keeps_the_back_off():
     """The reason is published in words."""
-    gone, failed = DialError("InactiveInstanceException: gone"), DialError("refused")
+    gone, failed = DialFailed("InactiveInstanceException: gone"), DialFailed("refused")
     script = Script(failed, gone, failed, failed)
     script.run()
     assert script.waits[1] == 3600.0
@@ -142,7 +142,7 @@ def test_a_deregistered_instance_waits_an_hour_and_keeps_the_back_off():
 
 def test_an_orderly_end_that_names_the_exception_is_no_deregistration():
     """The close code decides; the next connection is made at once."""
-    script = Script(ChannelEnded("closed: InactiveInstanceException", 1000, INACTIVE))
+    script = Script(Ended("closed: InactiveInstanceException", 1000, INACTIVE))
     script.run()
     assert [inactive for _, _, inactive in script.told] == [False]
     assert script.waits == []
@@ -150,7 +150,7 @@ def test_an_orderly_end_that_names_the_exception_is_no_deregistration():
 
 def test_a_fault_that_nobody_foresaw_is_a_failed_attempt():
     """It pauses as any other does, and is told with its kind; the session goes on."""
-    script = Script(ValueError("Port out of range"), DialError("refused"), DialError("refused"))
+    script = Script(ValueError("Port out of range"), DialFailed("refused"), DialFailed("refused"))
     script.run()
     assert script.told[0] == (False, "ValueError: Port out of range", False)
     assert 0.25 <= script.waits[0] < 0.3

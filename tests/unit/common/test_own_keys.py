@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError, ProfileNotFound
 from common import own_keys
 from common.errors import Temporary
 from common.own_keys import OwnCredentials
-from common.session import Keys
+from common.sigv4 import Keys
 
 REFUSED = ClientError({"Error": {"Code": "AccessDenied", "Message": "no such role"}}, "AssumeRole")
 

@@ -7,9 +7,10 @@ import time
 import msgspec
 import pytest
 
+from common.channel import READ_SECONDS, WRITE_SECONDS, Refused
 from common.errors import Temporary
 from common.proxy import proxy_for
-from common.session import SILENCE_SECONDS, Keys, Refused, host_of, service_url, sign
+from common.sigv4 import Keys, host_of, sign
 from services.telemetry.core.requests import Sender
 from services.telemetry.mailbox import CAPACITY, WAIT_SECONDS, Mailbox
 from services.telemetry.sampler import SAMPLE_SECONDS
@@ -95,7 +96,7 @@ def test_an_unknown_docker_version_is_left_out():
 def test_other_schemes_are_an_error():
     """The reference's words."""
     with pytest.raises(Temporary, match="wsclient: unknown scheme ftp"):
-        service_url("ftp://h", {})
+        url_of("ftp://h", Sender("c", "i"), "")
 
 
 @pytest.mark.parametrize(
@@ -144,7 +145,7 @@ def test_incoming_messages_are_told_apart(data, kind):
 )
 def test_a_refused_upgrade_is_explained_by_its_body(body, text):
     """Spec 07 §12.2."""
-    assert text in explain(Refused(f"websocket client: unable to dial h response: {body}: x", 400, body))
+    assert text in explain(Refused("h", 400, "Bad Request", body.encode(), ""))
 
 
 def test_the_mailbox_keeps_the_oldest_fifteen_messages():
@@ -199,5 +200,5 @@ def test_periods_are_those_of_the_reference():
     assert Timers() == Timers(
         heartbeat=60.0, heartbeat_jitter=60.0, disconnect=1800.0, disconnect_jitter=300.0, status=20.0, publish=20.0
     )
-    assert (CAPACITY, WAIT_SECONDS, SAMPLE_SECONDS, SILENCE_SECONDS) == (15, 1.0, 1.0, 180.0)
+    assert (CAPACITY, WAIT_SECONDS, SAMPLE_SECONDS, READ_SECONDS, WRITE_SECONDS) == (15, 1.0, 1.0, 180.0, 180.0)
     assert PAUSES == (1.0, 10.0, 2.0, 0.5)
