@@ -11,6 +11,8 @@ import struct
 import urllib.parse
 from pathlib import Path
 
+from common.unixhttp import Connection
+
 _SIOCGIFFLAGS = 0x8913
 _IFF_LOOPBACK = 0x8
 _DEFAULT_SOCKET = "/var/run/docker.sock"
@@ -54,17 +56,6 @@ def socket_identity(path: str) -> tuple[int, int] | None:
     return found.st_ino, found.st_ctime_ns
 
 
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str, timeout: float) -> None:
-        super().__init__("docker", timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
-
-
 def docker_bridge(path: str, timeout: float = 1.0) -> str | None:
     """The interface of Docker's default bridge network; None when Docker has none (spec 09 §2 step 5).
 
@@ -83,7 +74,7 @@ def docker_bridge(path: str, timeout: float = 1.0) -> str | None:
 
 def docker_request(path: str, method: str, target: str, timeout: float) -> tuple[int, bytes]:
     """One request without a body: status and answer. Raises OSError when Docker does not answer properly."""
-    connection = _UnixConnection(path, timeout)
+    connection = Connection(f"unix://{path}", timeout)
     try:
         connection.request(method, target)
         answer = connection.getresponse()

@@ -7,16 +7,15 @@ The Docker SDK would cost 8 MB of memory for that.
 from __future__ import annotations
 
 import http.client
-import socket
 from collections.abc import Iterator
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 import gevent
 import msgspec
 
 from common import docker
 from common.errors import Temporary
+from common.unixhttp import Connection
 
 PING_SECONDS = 2.0
 INSPECT_SECONDS = 30.0
@@ -30,27 +29,16 @@ class State(NamedTuple):
     started_at: str
 
 
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str, seconds: float) -> None:
-        super().__init__("localhost", timeout=seconds)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
-
-
 class Daemon:
     """The Docker daemon at `host` (DOCKER_HOST by default)."""
 
     def __init__(self, host: str = "") -> None:
-        self._url = urlsplit(host or docker.host())
+        self._address = host or docker.host()
 
     @property
     def socket_path(self) -> str:
         """Path of the Unix socket, or the network address."""
-        return self._url.path or self._url.netloc
+        return self._address.partition("://")[2]
 
     def ping(self) -> None:
         """Return when Docker answers within 2 s. Raises Temporary."""
@@ -75,9 +63,9 @@ class Daemon:
         Raises Temporary, also when nothing came for 18 s. Close the generator to end the stream.
         """
         path = f"/containers/{docker_id}/stats?stream=1"
-        connection = self._connection(STATS_SECONDS)
+        connection = Connection(self._address, STATS_SECONDS)
         try:
-            connection.request("GET", path, headers={"Host": "docker"})
+            connection.request("GET", path)
             with connection.getresponse() as response:
                 if response.status != 200:
                     raise _refused("GET", path, response.status, response.read(500))
@@ -90,10 +78,10 @@ class Daemon:
             connection.close()
 
     def _ask(self, method: str, path: str, seconds: float) -> bytes:
-        connection = self._connection(seconds)
+        connection = Connection(self._address, seconds)
         try:
             with gevent.Timeout(seconds, TimeoutError(f"no answer within {seconds:.0f} s")):
-                connection.request(method, path, headers={"Host": "docker"})
+                connection.request(method, path)
                 response = connection.getresponse()
                 body = response.read()
         except (OSError, http.client.HTTPException) as error:
@@ -103,11 +91,6 @@ class Daemon:
         if response.status != 200:
             raise _refused(method, path, response.status, body)
         return body
-
-    def _connection(self, seconds: float) -> http.client.HTTPConnection:
-        if self._url.scheme == "unix":
-            return _UnixConnection(self._url.path, seconds)
-        return http.client.HTTPConnection(self._url.hostname or "localhost", self._url.port or 2375, timeout=seconds)
 
 
 def _refused(method: str, path: str, status: int, body: bytes) -> Temporary:

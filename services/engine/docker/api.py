@@ -23,6 +23,7 @@ from urllib.parse import quote, urlencode
 
 from common.backoff import Backoff
 from common.docker import host as docker_host
+from common.unixhttp import Connection
 
 log = logging.getLogger(__name__)
 
@@ -122,30 +123,10 @@ class Canceller:
                     log.debug("the connection to Docker was closed already: %s", error)
 
 
-class _Connection(http.client.HTTPConnection):
-    """HTTP over the socket of DOCKER_HOST."""
-
-    def __init__(self, address: str, timeout_seconds: float) -> None:
-        super().__init__("docker", timeout=timeout_seconds)
-        self.address = address
-        self.idle_since = 0.0
-
-    def connect(self) -> None:
-        scheme, _, rest = self.address.partition("://")
-        if scheme == "unix":
-            self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            self.sock.settimeout(self.timeout)
-            self.sock.connect(rest)
-            return
-        name, _, port = rest.rstrip("/").rpartition(":")
-        self.sock = socket.create_connection((name.strip("[]"), int(port)), self.timeout)
-        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
 class Stream:
     """An answer that goes on: JSON documents, one per line. Close it when done."""
 
-    def __init__(self, connection: _Connection, response: http.client.HTTPResponse, canceller: Canceller) -> None:
+    def __init__(self, connection: Connection, response: http.client.HTTPResponse, canceller: Canceller) -> None:
         self._connection, self._response, self._canceller = connection, response, canceller
 
     def lines(self, first_timeout: float | None, idle_timeout: float | None, end: float | None = None) -> Iterator[Any]:
@@ -203,7 +184,7 @@ class Api:
     ) -> None:
         self.version, self.away_seconds = version, away_seconds
         self.address = address or docker_host()
-        self._idle: deque[_Connection] = deque(maxlen=kept_connections)
+        self._idle: deque[Connection] = deque(maxlen=kept_connections)
 
     def call(
         self,
@@ -300,7 +281,7 @@ class Api:
         headers: Mapping[str, str] | None,
         canceller: Canceller,
         end: float,
-    ) -> tuple[_Connection, http.client.HTTPResponse]:
+    ) -> tuple[Connection, http.client.HTTPResponse]:
         target = self._path(path, version) + (f"?{urlencode(query)}" if query else "")
         sent = dict(headers or {})
         data: bytes | memoryview | None = None
@@ -320,11 +301,11 @@ class Api:
                 stale = isinstance(error, (ConnectionError, http.client.RemoteDisconnected))
                 if fresh or not stale or canceller.cancelled:
                     raise self._translated(error, method, path, version, canceller) from error
-                connection, fresh = _Connection(self.address, _within(None, end) or 1.0), True
+                connection, fresh = Connection(self.address, _within(None, end) or 1.0), True
 
     def _exchange(
         self,
-        connection: _Connection,
+        connection: Connection,
         method: str,
         target: str,
         data: bytes | memoryview | None,
@@ -341,7 +322,7 @@ class Api:
         connection.sock.settimeout(_within(None, end))
         return connection.getresponse()
 
-    def _connection(self, end: float) -> tuple[_Connection, bool]:
+    def _connection(self, end: float) -> tuple[Connection, bool]:
         while self._idle:
             try:
                 connection = self._idle.pop()
@@ -350,9 +331,9 @@ class Api:
             if time.monotonic() - connection.idle_since < IDLE_SECONDS:
                 return connection, False
             connection.close()
-        return _Connection(self.address, _within(None, end) or 1.0), True
+        return Connection(self.address, _within(None, end) or 1.0), True
 
-    def _whole(self, connection: _Connection, response: http.client.HTTPResponse, end: float) -> bytes:
+    def _whole(self, connection: Connection, response: http.client.HTTPResponse, end: float) -> bytes:
         parts = []
         while not response.isclosed():
             if connection.sock is not None:
@@ -363,7 +344,7 @@ class Api:
             parts.append(part)
         return b"".join(parts)
 
-    def _keep(self, connection: _Connection, response: http.client.HTTPResponse) -> None:
+    def _keep(self, connection: Connection, response: http.client.HTTPResponse) -> None:
         if response.will_close or connection.sock is None or len(self._idle) == self._idle.maxlen:
             connection.close()
             return

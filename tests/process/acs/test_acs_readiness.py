@@ -54,7 +54,10 @@ def test_a_session_that_is_down_is_told_with_its_length_and_reason(start_acs, co
     eventually(lambda: not acs_says(run_dir).ready, 15)
     line = healthcheck(run_dir)
     assert " not ready for " in line and " s: registered as arn:" in line
-    assert "there is no session with ACS: websocket client: unable to dial" in line and "busy: websocket: bad handshake (503" in line
+    assert (
+        "there is no session with ACS: websocket client: unable to dial" in line
+        and "busy: websocket: bad handshake (503" in line
+    )
     control_plane.refusals.clear()
     eventually(lambda: acs_says(run_dir).ready, 20)
 
