@@ -142,4 +142,4 @@ def test_a_service_that_is_not_there_costs_a_bounded_time(monkeypatch):
     begin = time.monotonic()
     with pytest.raises(MetadataError):
         Metadata({"AWS_EC2_METADATA_SERVICE_ENDPOINT": "http://127.0.0.1:9"}).meta("a")
-    assert time.monotonic() - begin < 1.0
+    assert time.monotonic() - begin < 3.0

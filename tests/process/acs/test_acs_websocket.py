@@ -189,7 +189,7 @@ def test_the_whole_handshake_has_one_deadline(monkeypatch):
     begin = time.monotonic()
     with pytest.raises(DialFailed):
         dial(f"http://127.0.0.1:{server.server_port}/ws", {})
-    assert time.monotonic() - begin < 1.0
+    assert time.monotonic() - begin < 4.0
     server.stop()
 
 

@@ -62,7 +62,7 @@ def test_a_connection_that_died_with_its_server_costs_no_wait(run_dir, redis_ser
     began = time.monotonic()
     assert bus.durable.commit(Change().save(keys.SENT, "a", Sent(revision=1)))
     assert bus.durable.get(keys.SENT, "a") == Sent(revision=1)
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 1.0
     assert "does not answer" not in caplog.text
 
 

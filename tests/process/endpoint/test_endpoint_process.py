@@ -158,7 +158,7 @@ def test_a_restarted_endpoint_serves_at_once(start, writers):
     started = time.monotonic()
     running = start()
     assert running.get("/v2/credentials/c-a").status == 200
-    assert time.monotonic() - started < 1.0
+    assert time.monotonic() - started < 3.0
 
 
 def test_stats_are_read_when_somebody_asks(start, writers, eventually):

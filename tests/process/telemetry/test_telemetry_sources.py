@@ -108,6 +108,6 @@ def test_a_proxy_that_hangs_is_given_up(run_dir, monkeypatch):
     boxes = Mailbox(), Mailbox()
     began = time.monotonic()
     publisher.Publisher(book, lambda: Sender("c", "i"), *boxes).publish(True)
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 10
     listener.close()
     assert b'"taskArn":"a/t1"' in boxes[0].next()

@@ -55,7 +55,7 @@ def test_callers_of_a_source_that_hangs_are_answered_together(monkeypatch, tmp_p
     began = time.monotonic()
     callers = [gevent.spawn(own.keys) for _ in range(10)]
     gevent.joinall(callers)
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 1.8
     assert all(isinstance(c.exception, Temporary) and "did not answer" in str(c.exception) for c in callers)
     monkeypatch.setattr(own, "_from_chain", lambda: lambda: Keys("a", "b"))
     assert own.keys() == Keys("a", "b")

@@ -254,7 +254,7 @@ def test_a_server_that_stops_closes_idle_connections_at_once_and_lets_answers_fi
     gevent.sleep(0.1)
     started = time.monotonic()
     server.drain(3.0)
-    assert 0.2 < time.monotonic() - started < 1.5
+    assert 0.2 < time.monotonic() - started < 2.9
     assert idle.closed() == b""
     assert b"Connection: close" in busy.closed()
 

@@ -153,7 +153,7 @@ def test_a_volume_that_hangs_delays_no_other_and_is_left_out():
 
     def use(volume_id: str, path: str, seconds: float) -> tuple[int, int]:
         if "hangs" in path:
-            gevent.sleep(0.5)  # the client's own deadline: test_a_driver_that_hangs_costs_its_deadline_and_no_more
+            gevent.sleep(1.0)  # the client's own deadline: test_a_driver_that_hangs_costs_its_deadline_and_no_more
         if volume_id != "works":
             raise OSError("DEADLINE_EXCEEDED: the driver did not answer")
         return 1, 2
@@ -166,7 +166,7 @@ def test_a_volume_that_hangs_delays_no_other_and_is_left_out():
     desk.sample(1, 2)
     began = time.monotonic()
     desk.publisher.publish(False)
-    assert time.monotonic() - began < 0.95  # not one after the other
+    assert time.monotonic() - began < 1.9  # not one after the other
     (message,) = desk.said()
     assert [v["volumeId"] for v in message["taskMetrics"][0]["volumeMetrics"]] == ["works"]
 
