@@ -6,20 +6,24 @@ One signed call of the EC2 query API (version 2016-11-15), so that the EC2 model
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from urllib.parse import urlencode, urlsplit
 from xml.etree import ElementTree
 
 import gevent
 import urllib3
 
+from common.backoff import Backoff
 from common.discovery import regional
 from common.errors import Temporary
+from common.metadata import Metadata, MetadataError
 from common.own_keys import OwnCredentials
 from common.proxy import proxy_for
 from common.sigv4 import DEFAULT_PORTS, host_of, sign
 from common.trust import tls_context
 from services.acs.ecs import pool_through
+from services.acs.identity import Place
 from services.acs.settings import Settings
 from services.acs.words import explain
 
@@ -27,6 +31,30 @@ log = logging.getLogger(__name__)
 
 CALL_SECONDS = 42.0
 RESERVED = "aws:"  # tags of AWS itself, by key or value
+
+
+def sure_tags(
+    ask: Callable[[str], dict[str, str]],
+    metadata: Metadata,
+    place: Place,
+    not_ready: Callable[[str], object],
+    wait: Callable[[float], bool],
+) -> tuple[Place, dict[str, str]] | None:
+    """The tags that `ask` tells for the instance's id, and the place with that id, however late it becomes known.
+
+    Without these tags the instance must not be registered, so they are asked for until they come. None when the process
+    is to stop: `wait(seconds)` is False then.
+    """
+    backoff = Backoff(1.0, 30.0)
+    while True:
+        try:
+            if not place.instance_id:
+                place = replace(place, instance_id=metadata.meta("instance-id"))
+            return place, ask(place.instance_id)
+        except (Temporary, MetadataError) as error:
+            not_ready(f"the tags of the instance are not known: {error}")
+            if not wait(backoff.delay()):
+                return None
 
 
 def instance_tags(settings: Settings, credentials: OwnCredentials, instance_id: str, at: float) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 from typing import Any
 
 import gevent
@@ -16,12 +15,11 @@ from common.memory import MemoryBus
 from common.metadata import Metadata, MetadataError
 from common.model.status import TaskStatus
 from common.model.task import Task
-from services.acs import lifecycle, refresher, service
+from services.acs import lifecycle, refresher
 from services.acs.identity import Place
 from services.acs.refresher import RoleRefresher
 from services.acs.roles import RoleCredentials
-from services.acs.settings import Settings
-from services.acs.tags import read_tags
+from services.acs.tags import read_tags, sure_tags
 
 
 class Answers(Metadata):
@@ -182,20 +180,18 @@ def test_a_namespace_without_the_time_of_its_change_is_left_alone(monkeypatch, c
     assert "iam-ecs-a" in caplog.text
 
 
-def test_the_tags_of_an_instance_whose_id_comes_late_are_asked_for_all_the_same(monkeypatch):
+def test_the_tags_of_an_instance_whose_id_comes_late_are_asked_for_all_the_same():
     """Instance metadata that answered nobody at the start must not keep the instance from ever registering."""
     asked: list[str] = []
-    monkeypatch.setattr(service.tags, "instance_tags", lambda s, c, instance_id, at: asked.append(instance_id) or {})
-    agent = object.__new__(service.Agent)
-    agent._settings, agent._place = Settings(propagate_ec2_tags=True), Place()
-    agent._metadata = Answers(**{"meta-data/instance-id": [0, 503, "i-1"]})
-    agent._api, agent._credentials = SimpleNamespace(now=lambda: 0.0), None  # type: ignore[assignment]
     reasons: list[str] = []
-    agent._context = SimpleNamespace(not_ready=reasons.append, stopping=SimpleNamespace(wait=lambda s: False))  # type: ignore[assignment]
-    assert agent._ec2_tags() == {}
-    assert asked == ["i-1"] and agent._place.instance_id == "i-1"
+
+    def ask(instance_id: str) -> dict[str, str]:
+        asked.append(instance_id)
+        return {"k": "v"}
+
+    late = Answers(**{"meta-data/instance-id": [0, 503, "i-1"]})
+    found = sure_tags(ask, late, Place(), reasons.append, lambda _: True)
+    assert found == (Place(instance_id="i-1"), {"k": "v"}) and asked == ["i-1"]
     assert len(reasons) == 2 and all("tags of the instance are not known" in reason for reason in reasons)
-    agent._place, agent._metadata = Place(), Answers(**{"meta-data/instance-id": 0})
-    agent._context = SimpleNamespace(not_ready=reasons.append, stopping=SimpleNamespace(wait=lambda s: True))  # type: ignore[assignment]
-    with pytest.raises(Temporary, match="is to stop"):
-        agent._ec2_tags()
+    never = Answers(**{"meta-data/instance-id": 0})
+    assert sure_tags(ask, never, Place(), reasons.append, lambda _: False) is None
