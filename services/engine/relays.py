@@ -57,6 +57,7 @@ class Relays:
         self._instance, self._region, self._clock = instance, region, clock
         self._called = gevent.event.Event()
         self._stamp: tuple[int, ...] | None = None  # of the archive that was loaded
+        self._failed: tuple[int, ...] | None = None  # of the one that was not
         self._seen = self._at_start = hands.service_connect_stamp()
         self._pauses, self._loads = Backoff(1.0, 300.0, 2.0), Backoff(LOOK_SECONDS, 600.0, 2.0)
         self._not_before = self._not_loaded_before = 0.0
@@ -96,9 +97,12 @@ class Relays:
     def _load_what_changed(self) -> None:
         """Load an archive that is another than before, as soon as it has stopped growing, until Docker takes it."""
         before, self._seen = self._seen, self._hands.service_connect_stamp()
-        if self._seen in (self._stamp, None) or self._seen != before or self._clock() < self._not_loaded_before:
+        if self._seen in (self._stamp, None) or self._seen != before:
+            return
+        if self._seen == self._failed and self._clock() < self._not_loaded_before:
             return
         if not self._hands.load_service_connect():
+            self._failed = self._seen
             self._not_loaded_before = self._clock() + self._loads.delay()
             return
         self._loads.reset()

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from common.ebs import DRIVER_ARCHIVE, DRIVER_IMAGE
 from common.serviceconnect import AGENT_ARCHIVE, AGENT_IMAGE
 from services.engine.docker import pause_image
-from services.engine.docker.api import Api, DockerCallError
+from services.engine.docker.api import Api, ApiError, DockerCallError
 from services.engine.docker.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -42,8 +42,11 @@ class AgentImage:
         """Whether Docker has the image; nobody is asked where it is not wanted. Raises DockerCallError."""
         return self.is_wanted(settings) and pause_image.is_here(api, self.image)
 
-    def load(self, api: Api, settings: Settings) -> bool:
-        """Load the archive, if it is wanted; True when Docker took it. What fails is logged."""
+    def load(self, api: Api, settings: Settings, refused: Callable[[str], object] = lambda _: None) -> bool:
+        """Load the archive, if it is wanted; True when Docker took it. What fails is logged.
+
+        `refused` is told why when another attempt with the same archive would end the same way, and "" otherwise.
+        """
         if not self.is_wanted(settings):
             return False
         try:
@@ -58,8 +61,10 @@ class AgentImage:
         except (OSError, ValueError, DockerCallError) as error:
             # An image from before still serves.
             log.warning("the image of the %s is not loaded from %s: %s", self.words, self.archive, error)
+            refused(str(error) if isinstance(error, (OSError, ValueError, ApiError)) else "")
             return False
         log.info("the image of the %s is loaded from %s", self.words, self.archive)
+        refused("")
         return True
 
     def digest(self) -> str:

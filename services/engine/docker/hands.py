@@ -98,6 +98,7 @@ class Hands:
             self._pull_succeeded,
         )  # fmt: skip
         self._steps.asm_auth = self.registry.asm_auth
+        self._refused: tuple[tuple[int, ...] | None, str] = (None, "")  # the Service Connect agent's image
         self._facts: DockerFacts | None = None
         self._facts_lock = threading.Lock()
         self._lifecycle = Lifecycle(
@@ -178,7 +179,17 @@ class Hands:
 
     def load_service_connect(self) -> bool:
         """Load the image of the Service Connect agent; True when it was loaded. Takes up to two minutes."""
-        return SERVICE_CONNECT.load(self.api, self.settings)
+        stamp = SERVICE_CONNECT.stamp()
+
+        def note(why: str) -> None:
+            self._refused = (stamp, why)
+
+        return SERVICE_CONNECT.load(self.api, self.settings, note)
+
+    def service_connect_refused(self) -> str:
+        """Why the archive that is there cannot be loaded, as far as it was tried; "" otherwise."""
+        stamp, why = self._refused
+        return why if why and stamp == SERVICE_CONNECT.stamp() else ""
 
     def service_connect_stamp(self) -> tuple[int, ...] | None:
         """What changes when the archive of the Service Connect agent does; None where there is none to load."""
@@ -309,7 +320,7 @@ class Hands:
         who = self._identity
         return Host(
             self.settings, facts or self.facts(), volumes, who.credentials, who.region, who.cluster,
-            who.instance().ec2_instance_id, self.facts,
+            who.instance().ec2_instance_id, self.facts, self.service_connect_refused,
         )  # fmt: skip
 
     def _resource(self, task: Task, effect: Effect) -> Outcome:

@@ -50,6 +50,7 @@ class Host:
     """What a kind may use: configuration, facts about Docker, its volumes, role credentials by id, who this host is.
 
     `facts` are those of when the task came; `latest_facts`, where there is any, tells what is known by now.
+    `refused` tells why the image of the Service Connect agent cannot be loaded, "" as long as it may be.
     """
 
     settings: Settings
@@ -60,6 +61,7 @@ class Host:
     cluster: str = "default"
     instance_id: str = ""  # of EC2
     latest_facts: Callable[[], DockerFacts] | None = None
+    refused: Callable[[], str] = lambda: ""
 
 
 class ResourceKind(Protocol):

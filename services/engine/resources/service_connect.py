@@ -154,7 +154,9 @@ class ServiceConnect:
             return []
         facts = self._facts_with_image(host)
         if not facts.service_connect_loaded:
-            what = "instances outside of EC2 do not run it" if host.settings.external else f"put it at {self._archive}"
+            why = host.refused()
+            what = f"it cannot be loaded from {self._archive}: {why}" if why else f"put it at {self._archive}"
+            what = "instances outside of EC2 do not run it" if host.settings.external else what
             raise SetupError(f"the task uses Service Connect, and Docker has not got the image of its agent; {what}")
         properties = [a.properties for a in task.attachments if a.type == ATTACHMENT][-1]
         detail = settled(service_connect_config(properties), container_ports(task), self._pick)
@@ -168,7 +170,7 @@ class ServiceConnect:
         end = time.monotonic() + self._load_seconds
         while True:
             facts, may_come = host.latest_facts(), not host.settings.external and os.path.exists(self._archive)
-            if facts.service_connect_loaded or not may_come or time.monotonic() >= end:
+            if facts.service_connect_loaded or not may_come or host.refused() or time.monotonic() >= end:
                 return facts
             time.sleep(LOOK_SECONDS)
 

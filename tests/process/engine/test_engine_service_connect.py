@@ -336,3 +336,14 @@ def test_a_namespace_that_cannot_be_set_up_ends_the_task_before_it_begins(sc_hos
     assert {c.docker_id for c in saved.containers if not c.is_internal} == {""}
     last = [e for e in sc_host.docker_host.events() if e.arn == web.arn][-1]
     assert (last.status.name, last.reason) == ("STOPPED", "")
+
+
+def test_a_task_is_refused_at_once_when_docker_refuses_the_archive(sc_host, eventually):
+    """Waiting would mend nothing, and a STOP would wait with it; the reason says what is wrong and where."""
+    images.remove(AGENT_IMAGE)
+    sc_host.start()
+    web = sc_host.task()
+    sc_host.docker_host.run(web)
+    eventually(lambda: sc_host.docker_host.known(web) == ["STOPPED"], seconds=20)
+    last = [e for e in sc_host.docker_host.events() if e.arn == web.arn][-1]
+    assert f"cannot be loaded from {sc_host.archive}: Error response from daemon: " in last.reason

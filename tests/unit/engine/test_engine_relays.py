@@ -141,3 +141,18 @@ def test_an_archive_that_docker_refuses_leaves_the_relay_alone(host: Host):
     for _ in range(2):
         host.relays.look()
     assert host.ended == [host.begun[0].arn]
+
+
+def test_the_archive_that_replaces_a_refused_one_does_not_wait_for_its_turn(host: Host):
+    """The operator mended it; the pause was for the old one."""
+    host.takes_image = False
+    for _ in range(300):
+        host.relays.look()
+        host.now += 1.0
+    loads = host.loads
+    host.relays.look()
+    assert host.loads == loads, "the old one has to wait"
+    host.takes_image, host.stamp = True, (9, 9, 9)
+    for _ in range(2):
+        host.relays.look()
+    assert (host.loads, host.loaded) == (loads + 1, True)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from services.engine.docker.agent_images import EBS_DRIVER, AgentImage
-from services.engine.docker.api import ApiError, TimedOut
+from services.engine.docker.api import ApiError, TimedOut, Unreachable
 from services.engine.docker.settings import Settings
 
 WANTED = Settings(ebs_volumes=True)
@@ -69,6 +69,27 @@ def test_a_load_that_fails_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptur
     assert driver(archive).is_here(missing, WANTED) is False  # type: ignore[arg-type]
     with pytest.raises(ApiError):
         driver(archive).is_here(Daemon(ApiError(500, "", "broken", "u")), WANTED)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "told"),
+    [
+        (b"x", None, ""),
+        (b"x", ApiError(500, "", "unexpected EOF", "u"), "Error response from daemon: unexpected EOF"),
+        (b"", None, "cannot mmap an empty file"),
+        (b"x", TimedOut("too slow"), ""),
+        (b"x", Unreachable("it restarts"), ""),
+    ],
+)
+def test_only_a_refusal_of_the_archive_itself_is_told_as_one(
+    tmp_path: Path, content: bytes, error: Exception | None, told: str
+):
+    """A Docker that is slow or away may take it the next time; what waits for the image goes on waiting."""
+    archive = tmp_path / "driver.tar"
+    archive.write_bytes(content)
+    heard: list[str] = []
+    assert driver(archive).load(Daemon(error), WANTED, heard.append) is (error is None and content != b"")  # type: ignore[arg-type]
+    assert heard == [told]
 
 
 @pytest.mark.parametrize("content", [None, "", "[]", "{"])

@@ -142,17 +142,28 @@ def test_a_task_that_comes_before_its_image_waits_for_the_load(
     assert resource.detail[DIGEST] == "sha256:abc"
 
 
-@pytest.mark.parametrize("case", ["no archive", "an external instance", "an archive that Docker refuses"])
-def test_a_task_does_not_wait_for_an_image_that_does_not_come(case: str, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("no archive", r"put it at .*agent\.tar$"),
+        ("an external instance", "instances outside of EC2 do not run it$"),
+        ("an archive that Docker refuses", r"it cannot be loaded from .*agent\.tar: unexpected EOF$"),
+        ("a load that lasts", r"put it at .*agent\.tar$"),
+    ],
+)
+def test_a_task_does_not_wait_for_an_image_that_does_not_come(case: str, words: str, tmp_path: Path):
     """Not at all where nothing will be loaded, and never longer than a bound."""
-    refused = case == "an archive that Docker refuses"
     if case != "no archive":
         (tmp_path / "agent.tar").touch()
-    kind = ServiceConnect(str(tmp_path / "sc"), str(tmp_path / "agent.tar"), load_seconds=0.0 if refused else 60.0)
+    bound = 0.0 if case == "a load that lasts" else 60.0
+    kind = ServiceConnect(str(tmp_path / "sc"), str(tmp_path / "agent.tar"), load_seconds=bound)
     looks = []
     settings = Settings(external=case == "an external instance")
-    where = Host(settings, DockerFacts(), None, latest_facts=lambda: looks.append(1) or DockerFacts())  # type: ignore[arg-type,func-returns-value]
-    with pytest.raises(SetupError, match="Docker has not got the image of its agent"):
+    where = Host(
+        settings, DockerFacts(), None, latest_facts=lambda: looks.append(1) or DockerFacts(),  # type: ignore[arg-type,func-returns-value]
+        refused=lambda: "unexpected EOF" if case == "an archive that Docker refuses" else "",
+    )  # fmt: skip
+    with pytest.raises(SetupError, match=f"Docker has not got the image of its agent; {words}"):
         kind.prepare(task(), where)
     assert len(looks) == 1
 
