@@ -26,7 +26,9 @@ UNKNOWN_ADDRESS = "Unable to get task arn from request: unable to associate '{ad
 class Finder:
     """Looks up the subject of a request; what is not in the view is looked for in Redis once.
 
-    A look-up raises NotYet when it finds nothing in a view that is not complete.
+    So is a task that is on its way to another state: whoever heard from ECS that it has come there must not read here
+    what was before, and `acs` may be a few milliseconds ahead of the view. A look-up raises NotYet when it finds
+    nothing in a view that is not complete.
     """
 
     def __init__(self, source: Source) -> None:
@@ -40,17 +42,24 @@ class Finder:
             raise NotYet
         return found
 
+    def _newest(self, entry: TaskEntry) -> bool:
+        """Read a task that is under way; True when the view may have a newer entry now."""
+        return entry.under_way and self.source.look_for_task(entry.task.arn)
+
     def endpoint(self, id_: str) -> Member | None:
         """The container with this endpoint id."""
-        return self.view.by_endpoint.get(id_) or (self._find(lambda: self.view.by_endpoint.get(id_)) if id_ else None)
+        found = self.view.by_endpoint.get(id_) or (self._find(lambda: self.view.by_endpoint.get(id_)) if id_ else None)
+        return self.view.by_endpoint.get(id_, found) if found and self._newest(found.entry) else found
 
     def docker(self, id_: str) -> Member | None:
         """The container with this Docker id (or Docker name, while it has no id)."""
-        return self._find(lambda: self.view.by_docker.get(id_))
+        found = self._find(lambda: self.view.by_docker.get(id_))
+        return self.view.by_docker.get(id_, found) if found and self._newest(found.entry) else found
 
     def address(self, address: str) -> TaskEntry | None:
         """The awsvpc task that calls from this address."""
-        return self._find(lambda: self.view.by_address.get(address))
+        found = self._find(lambda: self.view.by_address.get(address))
+        return self.view.by_address.get(address, found) if found and self._newest(found) else found
 
 
 class Metadata:

@@ -20,10 +20,15 @@ TASK_ROLE, EXECUTION_ROLE = "TaskApplication", "TaskExecution"
 
 @dataclass(eq=False, slots=True)
 class TaskEntry:
-    """A task document with the answers rendered from it."""
+    """A task document with the answers rendered from it. `under_way`: it is on its way to another state."""
 
     task: Task
     answers: dict[object, Reply] = field(default_factory=dict)
+    under_way: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        task = self.task
+        self.under_way = task.known < task.desired or any(c.known < c.desired for c in task.containers)
 
     def answer(self, key: object, render: Callable[[], Reply]) -> Reply:
         """The answer under `key`, rendered on the first request after a change."""

@@ -13,6 +13,7 @@ from typing import Any
 import gevent
 import pytest
 
+from common.model.status import TaskStatus
 from common.readiness import read
 from services.endpoint import audit, follow
 
@@ -64,6 +65,29 @@ def test_without_the_feed_the_second_look_finds_a_new_task_and_its_credentials(s
     assert running.get("/v2/metadata").status == 200
     assert running.get("/v2/credentials/c-new").status == 200
     assert running.look("/v1/tasks?dockerid=" + b"new".hex().ljust(64, "0")).status == 200
+
+
+@pytest.mark.parametrize("path", ["/v4/e-a/task", "/v3/e-a/task", "/v2/metadata"])
+def test_who_heard_of_a_state_reads_no_earlier_one(start, writers, path):
+    """`acs` reports from the same commit that the feed announces, and may be first (spec 06: one process there)."""
+    writers.instance()
+    where = {"local_ip_address": "127.0.0.1"}
+    writers.task("a", desired=TaskStatus.STOPPED, **where)
+    running = start()
+    running.endpoint.source.stop()
+    assert running.get(path).json["KnownStatus"] == "RUNNING"
+    writers.task("a", known=TaskStatus.STOPPED, desired=TaskStatus.STOPPED, **where)
+    assert running.get(path).json["KnownStatus"] == "STOPPED"
+
+
+def test_a_task_at_rest_is_answered_from_memory(start, writers):
+    """No request of a running task costs a question to Redis."""
+    writers.instance()
+    writers.task("a")
+    running = start()
+    running.endpoint.source.stop()
+    writers.task("a", known=TaskStatus.STOPPED)
+    assert running.get("/v4/e-a/task").json["KnownStatus"] == "RUNNING"
 
 
 def test_credentials_are_pending_then_served_then_refreshed_then_gone(start, writers, eventually):
