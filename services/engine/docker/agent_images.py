@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from common.ebs import DRIVER_ARCHIVE, DRIVER_IMAGE
 from common.serviceconnect import AGENT_ARCHIVE, AGENT_IMAGE
-from services.engine.docker import pause_image
+from services.engine.docker import archives, pause_image
 from services.engine.docker.api import Api, ApiError, DockerCallError
 from services.engine.docker.settings import Settings
 
@@ -56,8 +56,7 @@ class AgentImage:
                 mmap.mmap(archive.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
                 memoryview(mapped) as data,
             ):
-                headers = {"Content-Type": "application/x-tar"}
-                api.call("POST", "/images/load", LOAD_SECONDS, query={"quiet": 1}, body=data, headers=headers)
+                archives.load(api, data, LOAD_SECONDS, quiet=True)
         except (OSError, ValueError, DockerCallError) as error:
             # An image from before still serves.
             log.warning("the image of the %s is not loaded from %s: %s", self.words, self.archive, error)

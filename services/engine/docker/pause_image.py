@@ -11,6 +11,7 @@ import os
 
 from common.errors import Temporary, Terminal
 from services.engine.core.waiting import PAUSE_IMAGE
+from services.engine.docker import archives
 from services.engine.docker.api import Api, ApiError, DockerCallError
 from services.engine.docker.settings import Settings
 
@@ -54,8 +55,7 @@ def _is_here(api: Api) -> bool:
 def _load(api: Api, path: str) -> None:
     with open(path, "rb") as archive:
         data = archive.read()  # a few hundred KiB
-    headers = {"Content-Type": "application/x-tar"}
-    api.call("POST", "/images/load", LOAD_SECONDS, query={"quiet": 0}, body=data, headers=headers)
+    archives.load(api, data, LOAD_SECONDS, quiet=False)
     log.info("the pause image is loaded from %s", path)
 
 

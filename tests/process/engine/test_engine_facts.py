@@ -68,12 +68,13 @@ def test_a_missing_pause_image_ends_only_a_host_that_needs_it(proxy, run_dir, ne
         assert not engine.facts().pause_image_loaded
 
 
-def test_a_tarball_that_docker_refuses_is_no_reason_to_give_up(proxy, run_dir):
+@pytest.mark.parametrize("refusal", [{"status": 500}, {"body": b'{"error":"unexpected EOF"}'}], ids=["500", "200"])
+def test_a_tarball_that_docker_refuses_is_no_reason_to_give_up(proxy, run_dir, refusal):
     """Where the image is needed the engine tries again, otherwise it goes on without."""
     tarball = run_dir / "pause.tar"
     tarball.write_bytes(b"no tar")
     proxy.add(Rule("GET", PAUSE, status=404))
-    proxy.add(Rule("POST", "/images/load$", status=500))
+    proxy.add(Rule("POST", "/images/load$", **refusal))
     assert not hands(proxy, pause_tarball=str(tarball)).facts().pause_image_loaded
     with pytest.raises(Temporary, match=r"pause\.tar"):
         hands(proxy, pause_tarball=str(tarball), task_network_interfaces=True).facts()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from services.engine.docker.agent_images import EBS_DRIVER, AgentImage
-from services.engine.docker.api import ApiError, TimedOut, Unreachable
+from services.engine.docker.api import Answer, ApiError, TimedOut, Unreachable
 from services.engine.docker.settings import Settings
 
 WANTED = Settings(ebs_volumes=True)
@@ -24,15 +24,20 @@ def driver(archive: Path) -> AgentImage:
 class Daemon:
     """Docker's answer to whatever it is asked."""
 
-    def __init__(self, error: Exception | None = None) -> None:
-        self.error = error
+    def __init__(self, error: Exception | None = None, says: bytes = b'{"stream":"Loaded image: x"}\n') -> None:
+        self.error, self.says = error, says
         self.asked: list[tuple[str, str, bytes]] = []
 
-    def call(self, method: str, path: str, timeout: float, body: Any = b"", **more: Any) -> None:
+    def call(self, method: str, path: str, timeout: float, body: Any = b"", **more: Any) -> Answer:
         """Notes the call."""
         self.asked.append((method, path, bytes(body)))
         if self.error is not None:
             raise self.error
+        return Answer(200, self.says)
+
+    def url(self, path: str) -> str:
+        """As Api's."""
+        return path
 
 
 def test_the_archive_is_sent_as_it_is(tmp_path: Path):
@@ -69,6 +74,26 @@ def test_a_load_that_fails_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptur
     assert driver(archive).is_here(missing, WANTED) is False  # type: ignore[arg-type]
     with pytest.raises(ApiError):
         driver(archive).is_here(Daemon(ApiError(500, "", "broken", "u")), WANTED)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "says", [b'{"errorDetail":{"message":"bad"},"error":"bad"}', b'\n{"stream":"x"}\n{"error":"bad"}\n']
+)
+def test_a_refusal_that_docker_puts_into_an_answer_of_200_is_one(tmp_path: Path, says: bytes):
+    """Docker 20.10 does: the head of the answer is sent before the archive is read."""
+    archive = tmp_path / "driver.tar"
+    archive.write_bytes(b"no tar")
+    heard: list[str] = []
+    assert driver(archive).load(Daemon(says=says), WANTED, heard.append) is False  # type: ignore[arg-type]
+    assert heard == ["Error response from daemon: bad"]
+
+
+@pytest.mark.parametrize("says", [b"", b"Loaded", b"[]", b'{"error":""}'])
+def test_any_other_answer_of_200_is_a_load(tmp_path: Path, says: bytes):
+    """Words for a terminal are not read."""
+    archive = tmp_path / "driver.tar"
+    archive.write_bytes(b"a tar")
+    assert driver(archive).load(Daemon(says=says), WANTED) is True  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
