@@ -17,6 +17,7 @@ import gevent
 import urllib3
 
 from common.errors import AgentError
+from common.tree.user_data import BLACKHOLE
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +42,9 @@ class MetadataError(AgentError):
 class Metadata:
     """A client of the metadata service; values are texts."""
 
-    def __init__(
-        self, environment: Mapping[str, str] = os.environ, disabled: bool = False, blackholed: bool = False
-    ) -> None:
+    def __init__(self, environment: Mapping[str, str] = os.environ, disabled: bool = False) -> None:
         env = environment.get
+        blackholed = env(BLACKHOLE, "").lower() == "true"
         self._why = "blackholed: ecs-agent was started with -blackhole-ec2-metadata" if blackholed else SWITCHED_OFF
         self.disabled = disabled or blackholed or env("AWS_EC2_METADATA_DISABLED", "").lower() == "true"
         ipv6 = env("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", "").lower() == "ipv6"
@@ -79,9 +79,9 @@ class Metadata:
             gevent.sleep(PAUSE_SECONDS)
         return self._attempt(path)
 
-    def meta(self, path: str) -> str:
-        """The value below /latest/meta-data/. Raises MetadataError."""
-        return self.get(f"meta-data/{path}")
+    def meta(self, path: str, unanswered: int = ATTEMPTS) -> str:
+        """The value below /latest/meta-data/; as `get`. Raises MetadataError."""
+        return self.get(f"meta-data/{path}", unanswered)
 
     def insist(self, path: str) -> str:
         """As `meta`, with five operations and growing pauses between them; for what the agent wants badly."""

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 
+from common.tree.user_data import BLACKHOLE
 from common.version import COMMIT, VERSION
 
 USAGE_STATUS = 5
@@ -148,7 +149,7 @@ def apply(flags: Flags) -> None:
     if "k" in flags.switches:
         os.environ["ECS_TREE_ACCEPT_INSECURE_CERT"] = "true"
     if "blackhole-ec2-metadata" in flags.switches:
-        os.environ["ECS_TREE_BLACKHOLE_EC2_METADATA"] = "true"
+        os.environ[BLACKHOLE] = "true"
 
 
 def _apply_levels(values: dict[str, str]) -> None:

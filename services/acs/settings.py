@@ -5,7 +5,6 @@ The rest of the package never sees a configuration key, so a test builds Setting
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +15,6 @@ from common.trust import verification
 from common.wire.ecs import BindingRules
 
 DUAL_STACK_ONLY = "ipv6"
-BLACKHOLE = "ECS_TREE_BLACKHOLE_EC2_METADATA"  # what `ecs-agent -blackhole-ec2-metadata` leaves in the environment
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,6 @@ class Settings:
     external: bool = False
     no_identity_document: bool = False
     verify: bool | str = True  # certificates: False with -k, or the path of a further CA bundle
-    metadata_blackholed: bool = False
     os_family: str = "LINUX"  # "" leaves the attribute out
     ipv6_only: bool = False
     use_fips: bool = False
@@ -74,7 +71,6 @@ def from_config(config: Mapping[str, Any]) -> Settings:
         external=bool(config["ECS_EXTERNAL"]),
         no_identity_document=bool(config["NoIID"] or config["ECS_EXTERNAL"]),
         verify=verification(config["AWS_CA_BUNDLE"]),
-        metadata_blackholed=os.environ.get(BLACKHOLE, "").lower() == "true",
         os_family=config["ECS_DETAILED_OS_FAMILY"],
         ipv6_only=ipv6_only,
         use_fips=bool(config["AWS_USE_FIPS_ENDPOINT"]),

@@ -68,7 +68,7 @@ class Start:
 
     def __init__(self, context: Context, settings: Settings) -> None:
         self._context, self._settings, self._bus = context, settings, context.bus
-        self._metadata = Metadata(disabled=settings.external, blackholed=settings.metadata_blackholed)
+        self._metadata = Metadata(disabled=settings.external)
         self._credentials = OwnCredentials(settings.external, settings.credentials_profile)
 
     def run(self) -> Registered:

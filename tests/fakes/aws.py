@@ -40,7 +40,7 @@ class FakeAws:
     answered_names: dict[str, str] = field(default_factory=dict)  # asked name -> Name in the answer
     secure: set[str] = field(default_factory=set)  # the parameters that are SecureStrings
     secrets: dict[str, dict[str, Any]] = field(default_factory=dict)  # SecretId -> members of the answer
-    tokens: list[dict[str, Any]] = field(default_factory=list)  # authorizationData of ECR
+    tokens: list[dict[str, Any]] | None = field(default_factory=list)  # ECR; None: an answer without the list
     buckets: dict[str, str] = field(default_factory=dict)  # bucket -> region
     objects: dict[tuple[str, str], bytes] = field(default_factory=dict)
     refuse: dict[str, tuple[int, str, str]] = field(default_factory=dict)  # operation -> status, code, message
@@ -129,7 +129,7 @@ class FakeAws:
         return 200, [], json.dumps({"ARN": arguments["SecretId"], **found}).encode()
 
     def _token(self, arguments: dict[str, Any]) -> tuple[int, list[tuple[str, str]], bytes]:
-        return 200, [], json.dumps({"authorizationData": self.tokens}).encode()
+        return 200, [], json.dumps({} if self.tokens is None else {"authorizationData": self.tokens}).encode()
 
     def _bucket(self, arguments: dict[str, Any]) -> tuple[int, list[tuple[str, str]], bytes]:
         region = self.buckets.get(arguments["Bucket"])

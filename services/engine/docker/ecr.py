@@ -121,7 +121,7 @@ class EcrTokens:
                 )
             )  # fmt: skip
             ids = {"registryIds": [wanted.registry_id]} if wanted.registry_id else {}
-            return list(client.get_authorization_token(**ids)["authorizationData"])
+            return list(client.get_authorization_token(**ids).get("authorizationData") or ())
         except ClientError as error:
             raise EcrError(str(refusal(error, "ecr"))) from error
         except (BotoCoreError, ValueError, OSError) as error:

@@ -7,11 +7,8 @@ Addresses of the host come from the instance metadata service (IMDS) and are ask
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
-import urllib.error
-import urllib.request
 from typing import Any, Protocol
 
 from common import keys
@@ -23,9 +20,8 @@ log = logging.getLogger(__name__)
 
 READ_SECONDS = 5.0
 KEPT_SECONDS = 5.0  # an unfinished answer is asked for again after this
-IMDS_SECONDS = 2.0
 IMDS_RETRY_SECONDS = 60.0
-IMDS = "http://169.254.169.254"
+NOT_FOUND = 404
 ADDRESSES = (("HostPrivateIPv4Address", "local-ipv4"), ("HostPublicIPv4Address", "public-ipv4"))
 IPV6_ADDRESSES = (("HostIPv6Address", "ipv6"),)
 
@@ -43,7 +39,8 @@ class Identity:
     def __init__(self, settings: Settings, durable: Reader, volatile: Reader) -> None:
         self._settings, self._durable, self._volatile = settings, durable, volatile
         self._instance, self._read_at = Instance(), float("-inf")
-        self._addresses: dict[str, str] | None = None
+        self._addresses: dict[str, str] = {}
+        self._addresses_known = False
         self._asked_at = float("-inf")
         self._lock = threading.Lock()
 
@@ -87,38 +84,27 @@ class Identity:
         return found
 
     def addresses(self) -> dict[str, str]:
-        """The host's addresses by their names in the metadata file; those that IMDS does not have are left out."""
+        """The host's addresses by their names in the metadata file; those that IMDS does not tell are left out."""
         with self._lock:
-            if self._addresses is None and time.monotonic() - self._asked_at > IMDS_RETRY_SECONDS:
+            if not self._addresses_known and time.monotonic() - self._asked_at > IMDS_RETRY_SECONDS:
+                self._ask_imds()
                 self._asked_at = time.monotonic()
-                self._addresses = self._ask_imds()
-            return dict(self._addresses or {})
+            return dict(self._addresses)
 
-    def _ask_imds(self) -> dict[str, str] | None:
-        if self._settings.external or os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true":
-            return {}
-        base = (os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT") or IMDS).rstrip("/") + "/latest"
-        try:
-            token = _fetch("PUT", f"{base}/api/token", {"X-aws-ec2-metadata-token-ttl-seconds": "300"})
-        except OSError as error:
-            log.warning("metadata files will lack the host's addresses: IMDS at %s does not answer: %s", base, error)
-            return None
-        wanted = IPV6_ADDRESSES if self._settings.ipv6_only else ADDRESSES
-        found = {}
-        for name, path in wanted:
+    def _ask_imds(self) -> None:
+        """Only a value or a 404 is an answer; for the rest IMDS is asked again after IMDS_RETRY_SECONDS."""
+        from common.metadata import Metadata, MetadataError  # only engines that write metadata files pay for it
+
+        client = Metadata(disabled=self._settings.external)
+        problems = []
+        for name, path in IPV6_ADDRESSES if self._settings.ipv6_only else ADDRESSES:
             try:
-                value = _fetch("GET", f"{base}/meta-data/{path}", {"X-aws-ec2-metadata-token": token})
-            except OSError as error:
-                log.debug("IMDS has no %s: %s", path, error)
-                continue
-            if value:
-                found[name] = value
-        return found
-
-
-def _fetch(method: str, url: str, headers: dict[str, str]) -> str:
-    request = urllib.request.Request(url, method=method, headers=headers)
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # IMDS is link-local: never by a proxy
-    with opener.open(request, timeout=IMDS_SECONDS) as answer:
-        text: str = answer.read(65536).decode(errors="replace").strip()
-        return text
+                # Nobody there is known at once: the container that waits for its file is not kept for five attempts.
+                if value := client.meta(path, unanswered=1).strip():
+                    self._addresses[name] = value
+            except MetadataError as error:
+                if error.status != NOT_FOUND:
+                    problems.append(str(error))
+        self._addresses_known = client.disabled or not problems
+        if problems:
+            log.warning("metadata files will lack addresses of the host: %s", "; ".join(problems))

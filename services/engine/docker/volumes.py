@@ -40,7 +40,7 @@ class DockerVolumeCalls:
             answer = self._api.patient_call(method, path, self._seconds, body=body)
             return answer.json() if answer.body.strip() else {}
         except TimedOut as error:
-            raise VolumeFailed(str(texts.timeout(what, self._seconds)), timed_out=True) from error
+            raise VolumeFailed(texts.timeout(what, self._seconds).text, timed_out=True) from error
         except ApiError as error:
             if gone_is_fine and error.status == 404:
                 return {}

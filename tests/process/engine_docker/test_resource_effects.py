@@ -142,7 +142,7 @@ def test_a_hanging_volume_inspect_ends_with_its_time_out(bench: Bench, proxy: Do
     with pytest.raises(VolumeFailed) as caught:
         DockerVolumeCalls(hands.api, 0.3).inspect("any")
     assert caught.value.timed_out
-    assert str(caught.value).endswith("Could not transition to inspecting volume; timed out after waiting 300ms")
+    assert str(caught.value) == "Could not transition to inspecting volume; timed out after waiting 300ms"
 
 
 def test_a_daemon_that_is_away_for_a_moment_loses_no_volume(bench: Bench, proxy: DockerProxy) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import time
+from typing import Any
 
 import pytest
 
@@ -71,6 +72,14 @@ def test_a_refusal_keeps_the_name_of_the_exception_and_is_final(
     cloud.hold["GetAuthorizationToken"] = 5.0
     monkeypatch.setattr(ecr, "CALL_SECONDS", 0.1)
     with pytest.raises(EcrError, match=r"[Tt]imeout"):
+        EcrTokens(lambda: "us-west-2").for_registry(RegistryAuth(type="ecr"), ROLE)
+
+
+@pytest.mark.parametrize(("answer", "count"), [([], 0), (None, 0), ([token(), token()], 2)])
+def test_anything_but_one_token_is_an_error_that_says_how_many(cloud: FakeAws, answer: Any, count: int) -> None:
+    """botocore leaves out a list that the answer lacks (spec 03 §6.4)."""
+    cloud.tokens = answer
+    with pytest.raises(EcrError, match=rf"unexpected number of results in AuthorizationData \({count}\)"):
         EcrTokens(lambda: "us-west-2").for_registry(RegistryAuth(type="ecr"), ROLE)
 
 

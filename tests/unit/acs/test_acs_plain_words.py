@@ -10,6 +10,7 @@ import pytest
 from common.metadata import Metadata, MetadataError
 from common.readiness import State
 from common.tree.health import describe, spoken
+from common.tree.user_data import BLACKHOLE
 from services.acs import words
 from services.acs.ecs import ApiError
 
@@ -51,7 +52,7 @@ def test_a_text_that_names_no_code_gets_no_advice():
 def test_metadata_that_is_blackholed_says_by_what():
     """The flag is not the same as external mode."""
     with pytest.raises(MetadataError, match="blackholed: ecs-agent was started with -blackhole-ec2-metadata"):
-        Metadata({}, blackholed=True).meta("instance-id")
+        Metadata({BLACKHOLE: "true"}).meta("instance-id")
 
 
 @pytest.mark.parametrize(
