@@ -179,8 +179,8 @@ class Container(Value, frozen=True, kw_only=True):
     depends_on: tuple[Dependency, ...] = ()
     start_timeout_seconds: int = 0
     stop_timeout_seconds: int = 0
-    docker_config: str = ""  # JSON of Docker's Config, laid over the agent's own; parsed at create
-    docker_host_config: str = ""  # JSON of Docker's HostConfig
+    docker_config: str | None = None  # JSON of Docker's Config, laid over the agent's own; parsed at create
+    docker_host_config: str | None = None  # JSON of Docker's HostConfig
     docker_api_version: str = ""
     health_check_type: str = ""
     logs_auth_strategy: str = ""

@@ -2,8 +2,8 @@
 
 The order matters: Docker's event stream is opened first, then each worker asks Docker about its containers, and only
 then handles the events that have queued in its inbox meanwhile; no stop falls between. Host resources are accounted
-for before any task may enter the queue, and those that wait enter it in the order in which they arrived (ECS agent
-behaviour, spec 03 §5.3, §11.4).
+for before any task may enter the queue, and the host ports of live containers before any is chosen; those that wait
+enter the queue in the order in which they arrived (ECS agent behaviour, spec 03 §5.3, §6.6.5, §11.4).
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ def restore(engine: Engine) -> int:
     for task in tasks.values():
         if holds_resources(task):
             engine.admission.hold(task)
+        for container in task.containers:
+            if container.docker_id and container.known != ContainerStatus.STOPPED:
+                engine.hands.taken_up(container)
     engine.images.load(tasks.values())
     in_order = sorted(tasks.values(), key=lambda t: t.arrival)
     workers = [engine.add(task, is_new=False) for task in in_order]

@@ -40,11 +40,11 @@ def build(task: Task, name: str = "app", on: World | None = None) -> dict[str, A
     return draft(task, name, on).body
 
 
-def draft(task: Task, name: str = "app", on: World | None = None) -> Draft:
+def draft(task: Task, name: str = "app", on: World | None = None, metadata: dict[str, str] | None = None) -> Draft:
     """The request as the engine keeps it."""
     container = task.container(name)
     assert container is not None
-    return request.build(task, container, on or world(), Registry(), {})
+    return request.build(task, container, on or world(), Registry(), metadata or {})
 
 
 def environment(body: dict[str, Any]) -> dict[str, str]:

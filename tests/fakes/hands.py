@@ -143,6 +143,9 @@ class FakeHands:
     def forget(self, task: Task) -> None:
         """No secrets are held here."""
 
+    def taken_up(self, container: Container) -> None:
+        """Nothing is held here."""
+
     def ended(self, container: Container) -> None:
         """Nothing is held here."""
 

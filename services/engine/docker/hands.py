@@ -240,6 +240,10 @@ class Hands:
         """End manifest requests and pulls in flight of a container (or of the whole task): the task must stop."""
         self._cancellers.cancel(task_arn, container)
 
+    def taken_up(self, container: Container) -> None:
+        """A container of a saved task, before anything is done for any of them."""
+        self._lifecycle.taken_up(container)
+
     def ended(self, container: Container) -> None:
         """The container is over for good: what was held for it is free."""
         self._lifecycle.ended(container)

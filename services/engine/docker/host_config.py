@@ -141,7 +141,8 @@ def container_ports(mapping: PortMapping) -> range:
 def _port_bindings(draft: Draft) -> Json:
     bindings: dict[str, list[Json]] = {}
     mappings = published(draft)
-    taken: set[tuple[int, str]] = {(m.host_port, m.protocol or "tcp") for m in mappings if m.host_port}
+    siblings = (m for container in draft.task.containers for m in container.port_mappings)
+    taken = {(m.host_port, m.protocol or "tcp") for m in (*mappings, *siblings) if m.host_port}
     for mapping in mappings:
         protocol = mapping.protocol or "tcp"
         first = _first_host_port(draft, mapping, taken)

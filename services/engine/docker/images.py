@@ -26,6 +26,7 @@ class ImageInspector:
         self._api = api
         self._lock = threading.Lock()
         self._known: dict[str, tuple[float, dict[str, Any]]] = {}
+        self._changes = 0  # how often images may have changed: what was asked before a change is not remembered
         self._asking: dict[str, threading.Lock] = {}
 
     def inspect(self, image: str) -> dict[str, Any]:
@@ -54,17 +55,21 @@ class ImageInspector:
         return known if known and time.monotonic() - at < KEPT_SECONDS else None
 
     def _ask(self, image: str) -> dict[str, Any]:
+        changes = self._changes
         answer: dict[str, Any] = self._api.patient_call(
             "GET", f"/images/{quote(image, safe='/:@')}/json", INSPECT_SECONDS
         ).json()
-        self._known[image] = (time.monotonic(), answer)
-        if len(self._known) > KEPT_IMAGES:
-            self.forget()
+        with self._lock:
+            if len(self._known) >= KEPT_IMAGES:
+                self._known.clear()
+            if changes == self._changes:
+                self._known[image] = (time.monotonic(), answer)
         return answer
 
     def forget(self, image: str = "") -> None:
         """`image` (or everything) may have changed."""
         with self._lock:
+            self._changes += 1
             if image:
                 self._known.pop(image, None)
             else:

@@ -274,6 +274,10 @@ class Lifecycle:
             self._complete_file(task, container, seen)  # the engine ended between start and file
         return Outcome(action=Action.INSPECT, target=container.name, observation=seen)
 
+    def taken_up(self, container: Container) -> None:
+        """The engine has started anew: until Docker has told, the container holds the ports it was known to hold."""
+        self._picker.hold(container.docker_id, {(b.host_port, b.protocol) for b in container.port_bindings})
+
     def ended(self, container: Container) -> None:
         """Nothing starts this container again: its ports are free."""
         self._restarting.discard(container.docker_id)

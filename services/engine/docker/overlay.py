@@ -8,35 +8,90 @@ The table below is Docker's own structure (API 1.44): a member's kind decides wh
 
 from __future__ import annotations
 
-import math
 import re
+from dataclasses import dataclass
 from typing import Any
 
 from common.wire import gojson
 from common.wire.gojson import Number, Pairs, kind_of
 
-TEXT, NUMBER, SWITCH, LIST, MAP, OPTIONAL, WORDS = "text", "number", "switch", "list", "map", "optional", "words"
-TEXTS = "texts"  # a map of texts
+TEXT, NUMBER, SWITCH = "text", "number", "switch"
 
-Schema = dict[str, Any]  # member -> kind, or the Schema of a structure
+Schema = dict[str, Any]  # member -> kind; a kind is one of the three above, one of the classes below, or a Schema
 
 
-def _members(kind: str, names: str) -> Schema:
+@dataclass(frozen=True)
+class ListOf:
+    """A list of one kind of element; Docker's word lists may also be one text alone."""
+
+    element: Any
+    or_one: bool = False
+
+
+@dataclass(frozen=True)
+class MapOf:
+    """A map with one kind of value."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class Optional:
+    """A value that may be absent, which is not the same as zero."""
+
+    of: Any
+
+
+TEXTS, WORDS, NUMBERS = ListOf(TEXT), ListOf(TEXT, or_one=True), ListOf(NUMBER)
+NAMED = MapOf(TEXT)
+SET = MapOf({})  # Go's map to the structure without members
+CLEARED = (ListOf, MapOf, Optional)  # what null takes away
+
+
+def _members(kind: Any, names: str) -> Schema:
     return dict.fromkeys(names.split(), kind)
 
 
 CONFIG: Schema = {
     **_members(TEXT, "Hostname Domainname User Image WorkingDir MacAddress StopSignal"),
     **_members(SWITCH, "AttachStdin AttachStdout AttachStderr Tty OpenStdin StdinOnce ArgsEscaped NetworkDisabled"),
-    **_members(LIST, "Env OnBuild"),
+    **_members(TEXTS, "Env OnBuild"),
     **_members(WORDS, "Cmd Entrypoint Shell"),
-    **_members(MAP, "ExposedPorts Volumes"),
-    **_members(TEXTS, "Labels"),
-    **_members(OPTIONAL, "StopTimeout"),
-    "Healthcheck": {
-        **_members(LIST, "Test"),
-        **_members(NUMBER, "Interval Timeout StartPeriod StartInterval Retries"),
-    },
+    **_members(SET, "ExposedPorts Volumes"),
+    **_members(NAMED, "Labels"),
+    **_members(Optional(NUMBER), "StopTimeout"),
+    "Healthcheck": Optional(
+        {**_members(TEXTS, "Test"), **_members(NUMBER, "Interval Timeout StartPeriod StartInterval Retries")}
+    ),
+}
+
+MOUNT: Schema = {
+    **_members(TEXT, "Type Source Target Consistency"),
+    **_members(SWITCH, "ReadOnly"),
+    "BindOptions": Optional(
+        {
+            **_members(TEXT, "Propagation"),
+            **_members(SWITCH, "NonRecursive CreateMountpoint ReadOnlyNonRecursive ReadOnlyForceRecursive"),
+        }
+    ),
+    "VolumeOptions": Optional(
+        {
+            **_members(SWITCH, "NoCopy"),
+            **_members(TEXT, "Subpath"),
+            **_members(NAMED, "Labels"),
+            "DriverConfig": Optional({**_members(TEXT, "Name"), **_members(NAMED, "Options")}),
+        }
+    ),
+    "TmpfsOptions": Optional({**_members(NUMBER, "SizeBytes Mode"), "Options": ListOf(TEXTS)}),
+    "ClusterOptions": Optional({}),
+}
+
+DEVICE_REQUEST: Schema = {
+    **_members(TEXT, "Driver"),
+    **_members(NUMBER, "Count"),
+    **_members(TEXTS, "DeviceIDs"),
+    "Capabilities": ListOf(TEXTS),
+    **_members(NAMED, "Options"),
 }
 
 HOST_CONFIG: Schema = {
@@ -53,25 +108,35 @@ HOST_CONFIG: Schema = {
     ),
     **_members(SWITCH, "AutoRemove Privileged PublishAllPorts ReadonlyRootfs"),
     **_members(
-        LIST,
-        "Binds VolumesFrom ConsoleSize Dns DnsOptions DnsSearch ExtraHosts GroupAdd Links SecurityOpt "
-        "BlkioWeightDevice BlkioDeviceReadBps BlkioDeviceWriteBps BlkioDeviceReadIOps BlkioDeviceWriteIOps Devices "
-        "DeviceCgroupRules DeviceRequests Ulimits Mounts MaskedPaths ReadonlyPaths",
+        TEXTS,
+        "Binds VolumesFrom Dns DnsOptions DnsSearch ExtraHosts GroupAdd Links SecurityOpt DeviceCgroupRules "
+        "MaskedPaths ReadonlyPaths",
     ),
+    "ConsoleSize": NUMBERS,
+    "BlkioWeightDevice": ListOf({**_members(TEXT, "Path"), **_members(NUMBER, "Weight")}),
+    **_members(
+        ListOf({**_members(TEXT, "Path"), **_members(NUMBER, "Rate")}),
+        "BlkioDeviceReadBps BlkioDeviceWriteBps BlkioDeviceReadIOps BlkioDeviceWriteIOps",
+    ),
+    "Devices": ListOf(_members(TEXT, "PathOnHost PathInContainer CgroupPermissions")),
+    "DeviceRequests": ListOf(DEVICE_REQUEST),
+    "Ulimits": ListOf({**_members(TEXT, "Name"), **_members(NUMBER, "Hard Soft")}),
+    "Mounts": ListOf(MOUNT),
     **_members(WORDS, "CapAdd CapDrop"),
-    **_members(MAP, "PortBindings"),
-    **_members(TEXTS, "Annotations StorageOpt Tmpfs Sysctls"),
-    **_members(OPTIONAL, "MemorySwappiness OomKillDisable PidsLimit Init"),
-    "LogConfig": {**_members(TEXT, "Type"), **_members(TEXTS, "Config")},
+    "PortBindings": MapOf(ListOf(_members(TEXT, "HostIp HostPort"))),
+    **_members(NAMED, "Annotations StorageOpt Tmpfs Sysctls"),
+    **_members(Optional(NUMBER), "MemorySwappiness PidsLimit"),
+    **_members(Optional(SWITCH), "OomKillDisable Init"),
+    "LogConfig": {**_members(TEXT, "Type"), **_members(NAMED, "Config")},
     "RestartPolicy": {**_members(TEXT, "Name"), **_members(NUMBER, "MaximumRetryCount")},
 }
 
 # An empty list is not the same as none: it takes away what the image or the daemon would supply.
 EMPTY_MATTERS = frozenset({"Entrypoint", "Cmd", "Shell", "MaskedPaths", "ReadonlyPaths"})
 
-_GO_TYPES: dict[str, str] = {TEXT: "string", NUMBER: "int64", SWITCH: "bool", LIST: "[]string"}
-_GO_TYPES |= dict.fromkeys((MAP, TEXTS), "map[string]string")
-_ACCEPTED: dict[str, type[Any]] = {TEXT: str, NUMBER: Number, SWITCH: bool, LIST: list, MAP: Pairs, TEXTS: Pairs}
+_GO_TYPES = {TEXT: "string", NUMBER: "int64", SWITCH: "bool"}
+_ACCEPTED: dict[str, type[Any]] = {TEXT: str, NUMBER: Number, SWITCH: bool}
+_ZERO = {TEXT: "", NUMBER: 0, SWITCH: False}
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
 
 
@@ -79,9 +144,12 @@ class BadOverlay(ValueError):
     """The JSON cannot be laid over; the text reads like the error of Go's JSON library."""
 
 
-def overlay(base: dict[str, Any], text: str, schema: Schema, struct: str) -> dict[str, Any]:
-    """`base` with the JSON object `text` laid over it; `base` is left alone. Raises BadOverlay."""
-    if not text:
+def overlay(base: dict[str, Any], text: str | None, schema: Schema, struct: str) -> dict[str, Any]:
+    """`base` with the JSON object `text` laid over it; `base` is left alone. Raises BadOverlay.
+
+    Without a text there is nothing to lay; an empty one is broken JSON like any other (spec 03 §1.1).
+    """
+    if text is None:
         return dict(base)
     document = decode(text)
     if document is None:
@@ -99,23 +167,7 @@ def decode(text: str) -> Any:
         raise BadOverlay(str(error)) from error
 
 
-def plain(value: Any) -> Any:
-    """Pairs turned into dictionaries and numbers into Python's, recursively. Raises BadOverlay."""
-    if isinstance(value, Number):
-        return _number(value)
-    if isinstance(value, Pairs):
-        return {key: plain(member) for key, member in value}
-    return [plain(member) for member in value] if isinstance(value, list) else value
-
-
-def _number(value: Number) -> int | float:
-    number = int(value.text) if _INTEGER.fullmatch(value.text) else float(value.text)
-    if not math.isfinite(number):
-        raise BadOverlay(f"json: cannot unmarshal number {value.text} into Go value of type float64")
-    return number
-
-
-def _merge(base: dict[str, Any], document: Pairs, schema: Schema, struct: str) -> dict[str, Any]:
+def _merge(base: dict[str, Any], document: Pairs, schema: Schema, path: str) -> dict[str, Any]:
     names = {name.casefold(): name for name in schema}
     merged = dict(base)
     for key, value in document:
@@ -123,50 +175,60 @@ def _merge(base: dict[str, Any], document: Pairs, schema: Schema, struct: str) -
         if name is None:
             continue
         kind = schema[name]
-        if isinstance(kind, dict):
-            _merge_struct(merged, name, value, kind, struct)
-        elif value is None:
-            if kind not in (TEXT, NUMBER, SWITCH):
-                merged.pop(name, None)
-        else:
-            merged[name] = _value(merged.get(name), value, kind, f"{struct}.{name}")
+        if value is not None:
+            merged[name] = _value(merged.get(name), value, kind, f"{path}.{name}")
+        elif isinstance(kind, CLEARED):
+            merged.pop(name, None)
     return merged
 
 
-def _merge_struct(merged: dict[str, Any], name: str, value: Any, schema: Schema, struct: str) -> None:
-    if value is None:
-        if name == "Healthcheck":  # optional in Docker's structure; the others are plain parts of it
-            merged.pop(name, None)
-        return
+def _value(have: Any, value: Any, kind: Any, path: str) -> Any:
+    """`value`, which is not null, as a value of this kind over what is there already."""
+    if isinstance(kind, Optional):
+        return _value(have, value, kind.of, path)
+    if isinstance(kind, ListOf):
+        return _list(value, kind, path)
+    if isinstance(kind, str):
+        return _scalar(value, kind, path)
     if not isinstance(value, Pairs):
-        raise _mismatch(value, f"{struct}.{name}", f"container.{name}")
-    merged[name] = _merge(merged.get(name) or {}, value, schema, f"{struct}.{name}")
+        raise _mismatch(value, path, _go_type(kind))
+    if isinstance(kind, MapOf):
+        return {**(have or {}), **{key: _element(member, kind.value, path) for key, member in value}}
+    return _merge(have or {}, value, kind, path)
 
 
-def _value(have: Any, value: Any, kind: str, path: str) -> Any:
-    if kind == WORDS:
-        if not isinstance(value, str) and kind_of(value) != "array":
-            raise BadOverlay(f"json: cannot unmarshal {kind_of(value)} into Go value of type string")
-        return [value] if isinstance(value, str) else plain(value)
-    if kind == OPTIONAL:
-        return plain(value)
-    if not isinstance(value, _ACCEPTED[kind]) or (kind == LIST and isinstance(value, Pairs)):
+def _list(value: Any, kind: ListOf, path: str) -> list[Any]:
+    if kind.or_one and isinstance(value, str):
+        return [value]
+    if isinstance(value, Pairs) or not isinstance(value, list):
+        raise _mismatch(value, path, _go_type(kind))
+    return [_element(element, kind.element, path) for element in value]
+
+
+def _element(value: Any, kind: Any, path: str) -> Any:
+    """A member of a list or map; null is the zero of a new scalar, and of the rest what Docker itself reads it as."""
+    if value is None:
+        return _ZERO[kind] if isinstance(kind, str) else None
+    return _value(None, value, kind, path)
+
+
+def _scalar(value: Any, kind: str, path: str) -> Any:
+    if not isinstance(value, _ACCEPTED[kind]):
         raise _mismatch(value, path, _GO_TYPES[kind])
-    if kind == NUMBER:
-        number = _number(value)
-        if not isinstance(number, int) or not -(1 << 63) <= number < 1 << 63:
-            raise BadOverlay(f"json: cannot unmarshal number {value.text} into Go struct field {path} of type int64")
-        return number
-    if kind == TEXTS:
-        return {**(have or {}), **{key: _text(member, path) for key, member in value}}
-    return {**(have or {}), **plain(value)} if kind == MAP else plain(value)
+    if kind != NUMBER:
+        return value
+    number = int(value.text) if _INTEGER.fullmatch(value.text) else None
+    if number is None or not -(1 << 63) <= number < 1 << 63:
+        raise BadOverlay(f"json: cannot unmarshal number {value.text} into Go struct field {path} of type int64")
+    return number
 
 
-def _text(value: Any, path: str) -> str:
-    """A member of a map of texts, where null is "" as in every new text."""
-    if value is not None and not isinstance(value, str):
-        raise _mismatch(value, path, "string")
-    return value or ""
+def _go_type(kind: Any) -> str:
+    if isinstance(kind, ListOf):
+        return "string" if kind.or_one else f"[]{_go_type(kind.element)}"
+    if isinstance(kind, MapOf):
+        return f"map[string]{_go_type(kind.value)}"
+    return _GO_TYPES[kind] if isinstance(kind, str) else "struct"
 
 
 def _mismatch(value: Any, path: str, wanted: str) -> BadOverlay:
@@ -177,12 +239,12 @@ def compact(document: dict[str, Any], schema: Schema) -> dict[str, Any]:
     """Without members that are empty or zero, for which the daemon supplies its own defaults."""
     kept = {}
     for name, value in document.items():
-        kind = schema.get(name, OPTIONAL)
-        if isinstance(value, dict) and isinstance(kind, dict):
-            value = compact(value, kind)
-            if not value and name != "Healthcheck":
-                continue
-        elif value is None or (kind != OPTIONAL and not value and not (value == [] and name in EMPTY_MATTERS)):
+        kind = schema.get(name)
+        optional = kind is None or isinstance(kind, Optional)
+        structure = kind.of if isinstance(kind, Optional) else kind
+        if isinstance(value, dict) and isinstance(structure, dict):
+            value = compact(value, structure)
+        if value is None or (not optional and not value and not (value == [] and name in EMPTY_MATTERS)):
             continue
         kept[name] = value
     return kept

@@ -7,6 +7,7 @@ no library renames or adds a member.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from common.model.status import ContainerType
 from common.model.task import Container, Task
@@ -46,10 +47,12 @@ def build(
     _add_region(draft)
     if metadata:
         draft.bind(metadata["bind"])
-        draft.environment["ECS_CONTAINER_METADATA_FILE"] = metadata["path"]
     host_config.explicit_defaults(draft)
     draft.host = compact(draft.host, HOST_CONFIG)
-    draft.config = compact(_config(draft), CONFIG)
+    config = _config(draft)
+    if metadata:  # after the overlay, whose Env takes all other variables away
+        config["Env"] = [*(config.get("Env") or ()), f"ECS_CONTAINER_METADATA_FILE={metadata['path']}"]
+    draft.config = compact(config, CONFIG)
     _check_version(draft)
     return draft
 
@@ -99,7 +102,7 @@ def _add_region(draft: Draft) -> None:
 # -- Config ----------------------------------------------------------------------------------
 
 
-def _config(draft: Draft) -> dict[str, object]:
+def _config(draft: Draft) -> dict[str, Any]:
     container = draft.container
     base: dict[str, object] = {
         "Image": container.image,

@@ -133,6 +133,11 @@ def test_published_ports_come_back_in_docker_order(bench: Bench) -> None:
             "object key string",
         ),
         (
+            {"docker_host_config": '{"Init":"yes"}'},
+            "HostConfigError: Unable to decode given host config: json: cannot unmarshal string into Go struct field "
+            "HostConfig.Init of type bool",
+        ),
+        (
             {"memory_mib": 2},
             "CannotCreateContainerError: Error response from daemon: Minimum memory limit allowed is 6MB",
         ),

@@ -9,7 +9,7 @@ from common.model.agent import DockerFacts
 from common.model.status import ContainerStatus as C
 from common.model.status import TaskStatus as T
 from common.model.task import Container, Task
-from services.engine.restore import holds_resources, settle_limits
+from services.engine.restore import holds_resources, restore, settle_limits
 
 
 class FakeEngine:
@@ -63,3 +63,20 @@ def test_other_tasks_leave_the_limits_alone(task):
 def test_tasks_that_used_the_host_hold_their_part_of_it(task, holds):
     """Spec 03 §5.3."""
     assert holds_resources(task) is holds
+
+
+def test_what_live_containers_hold_is_noted_before_any_worker_begins():
+    """Their ports, that is; a container that has ended or was never created holds none."""
+    app = {"a": C.RUNNING, "b": C.STOPPED, "c": C.CREATED}
+    containers = (*(Container(name=n, docker_id=f"id-{n}", known=k) for n, k in app.items()), Container(name="d"))
+    saved = {"t": Task(arn="t", containers=containers)}
+    noted = []
+    worker = SimpleNamespace(start=lambda: noted.append("start"))
+    nothing = SimpleNamespace(hold=lambda task: None, enter=lambda task: None, load=lambda tasks: None)
+    engine = SimpleNamespace(
+        records=SimpleNamespace(tasks=lambda: saved), facts=DockerFacts(), admission=nothing, images=nothing,
+        hands=SimpleNamespace(taken_up=lambda container: noted.append(container.name)),
+        add=lambda task, is_new: worker, listen=lambda: None, stream_open=SimpleNamespace(wait=lambda seconds: True),
+    )  # fmt: skip
+    assert restore(engine) == 1
+    assert noted == ["a", "c", "start"]

@@ -9,7 +9,7 @@ import pytest
 
 from common.errors import NamedError
 from common.model.status import ContainerStatus as C
-from common.model.task import Container, RestartPolicy, Task
+from common.model.task import Container, PortBinding, RestartPolicy, Task
 from services.engine.core.effects import Observation
 from services.engine.docker.containers import ContainerFailed
 from services.engine.docker.events import Flights
@@ -124,3 +124,13 @@ def test_after_a_restart_of_the_agent_ports_that_are_still_needed_are_held(state
     made, picker = lifecycle(Docker(state))
     made.inspect(TASK, app(**more))
     assert is_held(picker) is held
+
+
+def test_a_saved_container_holds_its_ports_before_docker_has_told() -> None:
+    """The first task that asks for a port after a start of the engine is not given one of a running container."""
+    made, picker = lifecycle(Docker(EXITED))
+    container = app(known=C.RUNNING, port_bindings=(PortBinding(container_port=80, host_port=PORT),))
+    made.taken_up(container)
+    assert is_held(picker)
+    made.inspect(TASK, container)  # it ended meanwhile
+    assert not is_held(picker)

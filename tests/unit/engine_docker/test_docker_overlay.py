@@ -9,26 +9,34 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.engine.docker.overlay import CONFIG, HOST_CONFIG, BadOverlay, compact, overlay
+from services.engine.docker.overlay import (
+    CONFIG,
+    HOST_CONFIG,
+    BadOverlay,
+    ListOf,
+    MapOf,
+    Optional,
+    compact,
+    overlay,
+)
 
-FITTING = {
-    "text": st.text(max_size=5),
-    "number": st.integers(-5, 5),
-    "switch": st.booleans(),
-    "list": st.lists(st.text(max_size=3), max_size=3),
-    "words": st.lists(st.text(max_size=3), max_size=3),
-    "map": st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=3),
-    "texts": st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=3),
-    "optional": st.integers(0, 5),
-}
+FITTING = {"text": st.text(max_size=5), "number": st.integers(-5, 5), "switch": st.booleans()}
+KEYS = st.text(max_size=3)
+
+
+def _values(kind: Any) -> st.SearchStrategy[Any]:
+    """Values that Docker's structure has room for."""
+    if isinstance(kind, Optional):
+        return _values(kind.of)
+    if isinstance(kind, ListOf):
+        return st.lists(_values(kind.element), max_size=3)
+    if isinstance(kind, MapOf):
+        return st.dictionaries(KEYS, _values(kind.value), max_size=3)
+    return FITTING[kind] if isinstance(kind, str) else _documents(kind)
 
 
 def _documents(schema: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
-    members = {
-        name: (FITTING[kind] if isinstance(kind, str) else _documents(kind)) | st.none()
-        for name, kind in schema.items()
-    }
-    return st.fixed_dictionaries({}, optional=members)
+    return st.fixed_dictionaries({}, optional={name: _values(kind) | st.none() for name, kind in schema.items()})
 
 
 def _recased(document: Any, upper: bool) -> Any:
@@ -42,10 +50,11 @@ def lay(base: dict[str, Any], document: Any, schema: dict[str, Any] = HOST_CONFI
 
 def test_present_members_replace_scalars_and_lists_and_join_maps() -> None:
     """The base is the agent's; the task definition wins, key by key in maps."""
-    base = {"Memory": 1, "Binds": ["a:b"], "PortBindings": {"80/tcp": [1]}, "CpuShares": 2}
-    found = lay(base, {"memory": 5, "BINDS": ["c:d"], "PortBindings": {"81/tcp": [2]}, "Unknown": 1})
+    one, two = [{"HostIp": "", "HostPort": "1"}], [{"HostPort": "2"}]
+    base = {"Memory": 1, "Binds": ["a:b"], "PortBindings": {"80/tcp": one}, "CpuShares": 2}
+    found = lay(base, {"memory": 5, "BINDS": ["c:d"], "PortBindings": {"81/tcp": two}, "Unknown": 1})
     assert found == {
-        "Memory": 5, "Binds": ["c:d"], "PortBindings": {"80/tcp": [1], "81/tcp": [2]}, "CpuShares": 2,
+        "Memory": 5, "Binds": ["c:d"], "PortBindings": {"80/tcp": one, "81/tcp": two}, "CpuShares": 2,
     }  # fmt: skip
 
 
@@ -84,6 +93,28 @@ def test_a_map_of_texts_holds_texts_only(name: str) -> None:
         assert str(caught.value) == wanted
 
 
+def test_what_is_inside_lists_is_read_as_docker_reads_it() -> None:
+    """Members in any case, unknown ones left out; null is "" among texts, and stays where Docker allows it."""
+    found = lay(
+        {}, {"devices": [{"pathonhost": "/dev/null", "Colour": 1}], "Dns": ["1.1.1.1", None], "Ulimits": [None]}
+    )
+    assert found == {"Devices": [{"PathOnHost": "/dev/null"}], "Dns": ["1.1.1.1", ""], "Ulimits": [None]}
+    assert lay({}, {"Ulimits": [{"name": "core", "soft": 0, "HARD": -1}]})["Ulimits"] == [
+        {"Name": "core", "Soft": 0, "Hard": -1}
+    ]
+
+
+def test_without_a_text_nothing_is_laid_over() -> None:
+    """A task definition without Docker's JSON, which is not the same as one with an empty text."""
+    assert overlay({"Memory": 1}, None, HOST_CONFIG, "HostConfig") == {"Memory": 1}
+
+
+def test_a_health_check_is_optional_and_may_be_empty() -> None:
+    """Absent, null and {} are three things to Docker, the image's own check among them."""
+    laid = [overlay({}, text, CONFIG, "Config") for text in ("{}", '{"Healthcheck":null}', '{"healthcheck":{}}')]
+    assert [compact(config, CONFIG) for config in laid] == [{}, {}, {"Healthcheck": {}}]
+
+
 def test_a_command_may_be_one_word() -> None:
     """Docker's word lists accept a single text."""
     assert overlay({}, '{"Cmd":"top","Entrypoint":["a"]}', CONFIG, "Config") == {"Cmd": ["top"], "Entrypoint": ["a"]}
@@ -93,8 +124,8 @@ def test_a_command_may_be_one_word() -> None:
     ("text", "error"),
     [
         ("{oops", "invalid character 'o' looking for beginning of object key string"),
-        ("", None),
         ("null", None),
+        ("", "unexpected end of JSON input"),
         ("{", "unexpected end of JSON input"),
         ('{"Memory":', "unexpected end of JSON input"),
         ("[]", "json: cannot unmarshal array into Go value of type container.HostConfig"),
@@ -104,7 +135,25 @@ def test_a_command_may_be_one_word() -> None:
         ('{"Memory":1.5}', "json: cannot unmarshal number 1.5 into Go struct field HostConfig.Memory of type int64"),
         ('{"Memory":1e3}', "json: cannot unmarshal number 1e3 into Go struct field HostConfig.Memory of type int64"),
         ('{"IpcMode":1.5}', "json: cannot unmarshal number into Go struct field HostConfig.IpcMode of type string"),
-        ('{"Init":1e999}', "json: cannot unmarshal number 1e999 into Go value of type float64"),
+        ('{"Init":"yes"}', "json: cannot unmarshal string into Go struct field HostConfig.Init of type bool"),
+        ('{"PidsLimit":true}', "json: cannot unmarshal bool into Go struct field HostConfig.PidsLimit of type int64"),
+        ('{"Binds":[5]}', "json: cannot unmarshal number into Go struct field HostConfig.Binds of type string"),
+        ('{"CapAdd":[1]}', "json: cannot unmarshal number into Go struct field HostConfig.CapAdd of type string"),
+        ('{"CapAdd":5}', "json: cannot unmarshal number into Go struct field HostConfig.CapAdd of type string"),
+        ('{"Devices":["/d"]}', "json: cannot unmarshal string into Go struct field HostConfig.Devices of type struct"),
+        (
+            '{"Ulimits":[{"Name":"nofile","Soft":"a"}]}',
+            "json: cannot unmarshal string into Go struct field HostConfig.Ulimits.Soft of type int64",
+        ),
+        (
+            '{"PortBindings":{"80/tcp":[{"HostPort":80}]}}',
+            "json: cannot unmarshal number into Go struct field HostConfig.PortBindings.HostPort of type string",
+        ),
+        (
+            '{"Mounts":[{"TmpfsOptions":{"SizeBytes":1.5}}]}',
+            "json: cannot unmarshal number 1.5 into Go struct field HostConfig.Mounts.TmpfsOptions.SizeBytes "
+            "of type int64",
+        ),
         ("text", "invalid character 'e' in literal true (expecting 'r')"),
         ('{"IpcMode":"\\x"}', "invalid character 'x' in string escape code"),
         ("\ufeff{}", "invalid character 'ï' looking for beginning of value"),
@@ -147,7 +196,7 @@ def test_only_known_members_survive_and_compact_keeps_meaning(document: Any) -> 
     found = lay({}, {**document, "NoSuchMember": 1})
     assert set(found) <= set(HOST_CONFIG)
     small = compact(found, HOST_CONFIG)
-    assert {k: v for k, v in found.items() if HOST_CONFIG[k] == "optional" and v is not None}.items() <= small.items()
+    assert {k: v for k, v in found.items() if isinstance(HOST_CONFIG[k], Optional)}.items() <= small.items()
     assert compact(small, HOST_CONFIG) == small
 
 

@@ -342,3 +342,23 @@ def test_awsfirelens_needs_the_routers_address_and_dockers_version() -> None:
         "CannotCreateContainerError: failed to create container - container uses awsfirelens log driver and we failed "
         "to generate the Firelens log config: unable to determine whether the Docker server version is at least 20.10.0"
     )
+
+
+def test_the_metadata_file_is_named_whatever_the_overlay_makes_of_the_variables() -> None:
+    """The overlay's Env replaces the agent's variables; the file's comes after it (spec 03 §6.6, steps 14 and 17)."""
+    task = task_of(Container(name="app", image="i", environment={"A": "1"}, docker_config='{"Env":["X=1"]}'))
+    metadata = {"bind": "/data/m:/opt/ecs/metadata/u", "path": "/opt/ecs/metadata/u/ecs-container-metadata.json"}
+    body = draft(task, metadata=metadata).body
+    assert body["Env"] == ["X=1", f"ECS_CONTAINER_METADATA_FILE={metadata['path']}"]
+    assert body["HostConfig"]["Binds"] == [metadata["bind"]]
+    assert draft(task).body["Env"] == ["X=1"]
+
+
+@pytest.mark.parametrize("field", ["docker_config", "docker_host_config"])
+def test_an_empty_text_for_dockers_json_is_no_json(field: str) -> None:
+    """Absent members stay absent; an empty text reaches the reference's decoder (spec 03 §1.1)."""
+    payload = {"arn": ARN, "desiredStatus": "RUNNING", "containers": [{"name": "app", "image": "i"}]}
+    assert build(parse_task(payload))["Image"] == "i"
+    wire = "config" if field == "docker_config" else "hostConfig"
+    payload["containers"][0]["dockerConfig"] = {wire: ""}  # type: ignore[index]
+    assert refusal(parse_task(payload)).endswith("config: unexpected end of JSON input")

@@ -115,6 +115,14 @@ def test_no_room_for_ports_is_told_by_how_they_were_asked_for(mapping: PortMappi
     assert text == f"HostConfigError: error retrieving docker port map: {what}"
 
 
+def test_a_port_that_a_sibling_asks_for_is_not_chosen() -> None:
+    """It may be created later; choosing its port would fail its start."""
+    app = Container(name="app", port_mappings=(PortMapping(container_port=80),))
+    other = Container(name="db", port_mappings=(PortMapping(container_port=81, host_port=40001),))
+    bindings = build(task_of(app, other))["HostConfig"]["PortBindings"]
+    assert bindings == {"80/tcp": [{"HostIp": "", "HostPort": "40002"}]}
+
+
 def test_docker_names_keep_only_safe_characters() -> None:
     """Conformance case 38."""
     import re

@@ -27,7 +27,7 @@ def volume(name: str, path: str) -> Volume:
     return Volume(name=name, type="amazonebs", configuration={"volumeId": f"vol-{name}", "sourceVolumeHostPath": path})
 
 
-def host_config(*mounts: MountPoint, docker_host_config: str = "") -> dict[str, object]:
+def host_config(*mounts: MountPoint, docker_host_config: str | None = None) -> dict[str, object]:
     """Of a container with these mounts."""
     container = Container(name="app", image="i", mount_points=mounts, docker_host_config=docker_host_config)
     volumes = (volume("data", "vol-path"), volume("more", "ecs-task-vol-1"), Volume(name="h", host_path="/h"))

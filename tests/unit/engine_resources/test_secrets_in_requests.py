@@ -146,7 +146,7 @@ def test_a_log_driver_secret_is_a_log_option(bench: Bench) -> None:
     splunk = Container(name="app", secrets=wanted, docker_host_config='{"LogConfig":{"Type":"splunk"}}')
     draft = bench.draft(task_of(splunk, kinds=("ssmsecret",)))
     assert draft.host["LogConfig"] == {"Type": "splunk", "Config": {"token": "t0p"}}
-    plain = bench.draft(task_of(replace(splunk, docker_host_config=""), kinds=("ssmsecret",)))
+    plain = bench.draft(task_of(replace(splunk, docker_host_config=None), kinds=("ssmsecret",)))
     assert "LogConfig" not in plain.host
 
 
