@@ -121,8 +121,9 @@ class Attachments:
 
     def publish_again(self) -> None:
         """The durable Redis lost its data: write everything once more."""
-        for id_, record in self._records.items():
-            self._store.commit(Change().save(keys.ATTACHMENT, id_, record))
+        for id_ in list(self._records):  # others come and go meanwhile
+            if record := self._records.get(id_):
+                self._store.commit(Change().save(keys.ATTACHMENT, id_, record))
 
     def _save(self, id_: str, record: DeviceAttachment) -> None:
         saved = replace(record, revision=record.revision + 1)

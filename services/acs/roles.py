@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from msgspec.structs import replace
 
@@ -63,10 +63,11 @@ class RoleCredentials:
             log.info("the volatile Redis lost its data; %d role credentials are published again", len(self._held))
             self._publish(list(self._held))
 
-    def forget_expired(self) -> None:
-        """Drop what nothing refreshed for a day; its task is long gone."""
+    def forget_expired(self, in_use: Collection[str]) -> None:
+        """Drop what nothing refreshed for a day, unless a task still has it: its containers see it expire."""
         now = time.monotonic()
-        old = [id_ for id_, at in self._stored_at.items() if now - at > FORGOTTEN_AFTER_SECONDS]
+        stored = self._stored_at.items()
+        old = [id_ for id_, at in stored if now - at > FORGOTTEN_AFTER_SECONDS and id_ not in in_use]
         if old:
             log.info("%d role credentials that nothing refreshed for a day are forgotten", len(old))
             self.forget(old)

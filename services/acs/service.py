@@ -22,6 +22,7 @@ from common.errors import AgentError, Temporary
 from common.keep import keep
 from common.logs import fields
 from common.model.agent import Session
+from common.model.task import Task
 from common.process import Context
 from common.version import COMMIT, VERSION
 from services.acs import devices, lifecycle
@@ -92,6 +93,7 @@ class Agent:
             self._announce, context.stopping, self._api.now, TIMINGS, self._heard,
         )  # fmt: skip
         self._document = Session()
+        self._epochs: dict[str, str] = {}  # of the two Redis, as they were when all was written
         self._again: gevent.Greenlet[..., None] = gevent.Greenlet()  # a registration after the first
 
     def run(self) -> None:
@@ -194,34 +196,46 @@ class Agent:
 
     def _keep_house(self) -> None:
         """Look after Redis every two seconds, after capabilities and leftovers less often."""
-        epochs = {"volatile": self._bus.volatile.epoch(), "durable": self._bus.durable.epoch()}
+        self._epochs = self._epochs or {"volatile": self._bus.volatile.epoch(), "durable": self._bus.durable.epoch()}
         next_look, next_tidy = time.monotonic() + CAPABILITIES_SECONDS, time.monotonic() + TIDY_SECONDS
         while self._wait(KEEP_HOUSE_SECONDS):
             try:
                 self._tell_readiness()
-                epochs = self._check_epochs(epochs)
+                if self._lost_durable():
+                    next_tidy = time.monotonic() + TIDY_SECONDS  # the engine writes its tasks again
                 if time.monotonic() > next_look:
                     next_look = time.monotonic() + CAPABILITIES_SECONDS
                     self._check_capabilities()
                 if time.monotonic() > next_tidy:
                     next_tidy = time.monotonic() + TIDY_SECONDS
-                    self._roles.forget_expired()
-                    self._submission.forget_tasks()
-                    self._attachments.forget_tasks(self._bus.durable.all(keys.TASK))
+                    self._tidy(self._bus.durable.all(keys.TASK))
             except Temporary as error:
                 log.debug("keeping house waits: %s", error)
 
-    def _check_epochs(self, epochs: dict[str, str]) -> dict[str, str]:
-        now = {"volatile": self._bus.volatile.epoch(1.0), "durable": self._bus.durable.epoch(1.0)}
-        if now["volatile"] != epochs["volatile"]:
+    def _lost_durable(self) -> bool:
+        """Write again what a Redis has lost; answers whether it was the durable one.
+
+        An epoch counts as seen once all is written: what failed half-way is done again.
+        """
+        volatile, durable = self._bus.volatile.epoch(1.0), self._bus.durable.epoch(1.0)
+        if volatile != self._epochs["volatile"]:
             self._roles.publish_again()
             self._publish_session()
-        if now["durable"] != epochs["durable"]:
-            log.warning("the durable Redis lost its data; what this process knows is written again")
-            self._record.publish_again()
-            self._attachments.publish_again()
-            self._submission.publish_again()
-        return now
+            self._epochs["volatile"] = volatile
+        if durable == self._epochs["durable"]:
+            return False
+        log.warning("the durable Redis lost its data; what this process knows is written again")
+        self._record.publish_again()
+        self._attachments.publish_again()
+        self._submission.publish_again()
+        self._epochs["durable"] = durable
+        return True
+
+    def _tidy(self, tasks: Mapping[str, Task]) -> None:
+        ids = {id_ for t in tasks.values() for id_ in (t.credentials_id, t.execution_credentials_id)}
+        self._roles.forget_expired(ids)
+        self._submission.forget_tasks(tasks)
+        self._attachments.forget_tasks(tasks)
 
     def _check_capabilities(self) -> None:
         """Docker may have changed since the registration (the facts of its last life came first, or an update)."""

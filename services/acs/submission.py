@@ -19,8 +19,9 @@ from typing import Any, Protocol
 
 import gevent
 import gevent.lock
+import redis
 
-from common import keys
+from common import keys, surely
 from common.backoff import Backoff
 from common.bus import Bus, Change, Entry
 from common.errors import Temporary
@@ -40,6 +41,7 @@ GROUP = "acs"
 PERMITS = 10
 FLUSH_SECONDS = (10.0, 30.0)
 RETRY_START, RETRY_MAXIMUM, RETRY_FACTOR, RETRY_JITTER = 1.0, 30.0, 1.3, 0.2
+REJECTIONS = 16  # of one task that wait to be reported
 FORGET_SECONDS = 1.0  # between the last report of a task and the end of its credentials
 NOTHING = Sent()
 
@@ -105,12 +107,12 @@ class Submission:
 
     def publish_again(self) -> None:
         """The durable Redis lost its data (it keeps none without checkpoints): write the cursor once more."""
-        for arn, sent in self._sent.items():
-            self._bus.durable.commit(Change().save(keys.SENT, arn, sent))
+        for arn in list(self._sent):  # reports are accepted meanwhile
+            if sent := self._sent.get(arn):
+                self._bus.durable.commit(Change().save(keys.SENT, arn, sent))
 
-    def forget_tasks(self) -> None:
-        """Delete the cursors of tasks that the engine has cleaned up."""
-        tasks = self._bus.durable.all(keys.TASK)
+    def forget_tasks(self, tasks: Mapping[str, object]) -> None:
+        """Delete the cursors of tasks that the engine has cleaned up; `tasks` are those it has, by ARN."""
         for arn in [a for a in self._sent if a not in tasks and a not in self.outbox.lanes]:
             del self._sent[arn]
             self._bus.durable.commit(Change().delete(keys.SENT, arn))
@@ -135,8 +137,12 @@ class Submission:
             self.outbox.add(entry.id, event)
 
     def reject(self, change: TaskChanged) -> None:
-        """Report a task that could not even be read from its payload; again only once the last time was heard."""
-        if any(report.task == change for report in self.outbox.lane(change.arn).reports):
+        """Report a task that could not even be read from its payload, each time that it comes.
+
+        While ECS is not to be reached the same payload may come for ever; then some of its reports are enough.
+        """
+        waiting = sum(report.task == change for report in self.outbox.lane(change.arn).reports)
+        if waiting >= REJECTIONS:
             return
         self.outbox.report(change, recorded=False)
         self._start_sender(change.arn)
@@ -172,10 +178,14 @@ class Submission:
             self._settle((entry_id,))
         except Temporary as error:
             log.debug("credentials of %s are forgotten after the next start: %s", event.arn, error)
+        except redis.ResponseError as error:
+            log.error("Redis refuses to forget the credentials of %s (%s); tried again", event.arn, error)
+            gevent.spawn_later(RETRY_MAXIMUM, self._release, entry_id, event)
 
     def _settle(self, entry_ids: tuple[str, ...], change: Change | None = None) -> None:
         """Take entries out of the outbox, together with what `change` holds."""
-        self._bus.durable.commit((change or Change()).acknowledge(keys.EVENTS, GROUP, *entry_ids))
+        settled = (change or Change()).acknowledge(keys.EVENTS, GROUP, *entry_ids)
+        surely.commit(self._bus.durable, settled, lambda: self._stopping)
         self._in_hand.difference_update(entry_ids)
         self._settled.update(entry_ids)  # a reader that lost its connection may still hold an answer that has them
 
@@ -309,8 +319,9 @@ class Submission:
         if not report.recorded:
             return
         arn = report.task.arn
-        self._sent[arn] = after(report, sent)
-        self._settle(report.entry_ids, Change().save(keys.SENT, arn, self._sent[arn]))
+        told = after(report, sent)
+        self._settle(report.entry_ids, Change().save(keys.SENT, arn, told))
+        self._sent[arn] = told  # not before it is saved: a report that tells nothing new is dropped without a word
 
 
 class _Pauses:

@@ -7,14 +7,11 @@ form of it. Every call waits for Redis as long as the process is not stopping (T
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterable
 
-import redis
 from msgspec.structs import replace
 
-from common import keys
-from common.backoff import Backoff
+from common import keys, surely
 from common.bus import Bus, Change
 from common.errors import Temporary
 from common.model.agent import DockerFacts, Sent
@@ -62,17 +59,7 @@ class Records:
 
     def _commit(self, change: Change, acks: tuple[str, ...]) -> None:
         change.acknowledge(keys.COMMANDS, GROUP, *acks)
-        backoff = Backoff(0.5, 10.0, 2.0)
-        while True:
-            try:
-                self.bus.durable.commit(change)
-                break
-            except redis.ResponseError as error:
-                # A full disk, mostly. Nothing may be lost, so the worker waits as it does for an absent Redis.
-                log.error("Redis refuses to save (%s); tried again until it does. Is the disk full?", error)
-                if self.stopping():
-                    raise Temporary(f"Redis refuses to save: {error}") from error
-                time.sleep(backoff.delay())
+        surely.commit(self.bus.durable, change, self.stopping)
         self.in_flight.difference_update(acks)
 
     def tasks(self) -> dict[str, Task]:

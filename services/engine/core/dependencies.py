@@ -7,6 +7,7 @@ the container can never start; its text goes onto the wire and must not be alter
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from enum import Enum, auto
 
 from msgspec import Struct
@@ -183,7 +184,7 @@ def is_satisfiable(task: Task) -> bool:
         return True
     left, picked = list(task.containers), set[str]()
     while left:
-        ready = [c for c in left if all(d.container_name in picked and _could_be_met(task, c, d) for d in c.depends_on)]
+        ready = [c for c in left if all(_could_be_met(task, c, d, picked) for d in c.depends_on)]
         if not ready:
             return False
         picked.update(c.name for c in ready)
@@ -191,14 +192,16 @@ def is_satisfiable(task: Task) -> bool:
     return True
 
 
-def _could_be_met(task: Task, target: Container, entry: Dependency) -> bool:
+def _could_be_met(task: Task, target: Container, entry: Dependency, picked: Collection[str]) -> bool:
+    if target.desired not in (target.steady, C.CREATED):
+        return True  # what is not to run waits for nobody
     on = task.container(entry.container_name)
-    if on is None:
+    if on is None or on.name not in picked:
         return False
     if entry.condition == "START":
         if target.desired == C.CREATED:
             return on.desired in (C.CREATED, on.steady)
-        return target.desired == target.steady and on.desired == on.steady
+        return on.desired == on.steady
     reachable = on.desired in (C.CREATED, C.STOPPED, on.steady)
     if entry.condition == "HEALTHY":
         return reachable and on.health_check_type == "docker"

@@ -7,8 +7,9 @@ from typing import Any
 
 import gevent
 import pytest
+import redis
 
-from common import keys
+from common import keys, surely
 from common.bus import Change, Entry
 from common.memory import MemoryBus
 from common.model.agent import DeviceAttachment, Sent
@@ -268,15 +269,78 @@ def test_a_rejected_task_is_reported_each_time_and_remembered_nowhere(rig):
     assert rig.bus.durable.all(keys.SENT) == {}
 
 
-def test_a_rejection_that_was_not_heard_yet_does_not_pile_up(rig):
-    """ECS delivers the payload again and again while its API is down."""
+def test_a_rejection_that_comes_again_before_it_was_heard_is_reported_again(rig):
+    """Twice in one payload, or redelivered at once: ECS hears each (spec 02 §4.4)."""
     rig.api.hold = gevent.event.Event()
-    for _ in range(5):
+    for _ in range(2):
         rig.submission.reject(TaskChanged(arn=A, status=TaskStatus.STOPPED, reason="bad"))
     gevent.sleep(0.01)
     rig.api.hold.set()
     rig.settle(lambda: not rig.submission.outbox.lanes)
-    assert len(rig.api.bodies) == 1
+    assert statuses(rig) == ["STOPPED", "STOPPED"]
+
+
+def test_rejections_do_not_pile_up_while_ecs_is_away(rig):
+    """The payload comes again and again while the API is down."""
+    rig.api.hold = gevent.event.Event()
+    for _ in range(3 * module.REJECTIONS):
+        rig.submission.reject(TaskChanged(arn=A, status=TaskStatus.STOPPED, reason="bad"))
+    rig.submission.reject(TaskChanged(arn=A, status=TaskStatus.STOPPED, reason="worse"))
+    gevent.sleep(0.01)
+    rig.api.hold.set()
+    rig.settle(lambda: not rig.submission.outbox.lanes)
+    assert [body["reason"] for body in rig.api.bodies] == ["bad"] * module.REJECTIONS + ["worse"]
+
+
+def test_an_accepted_report_is_saved_however_often_redis_refuses(rig, monkeypatch):
+    """Without it the engine would wait for ever to hear that its STOPPED was told; ECS hears it once."""
+    monkeypatch.setattr(surely, "FIRST_PAUSE_SECONDS", 0.001)
+    commit, refusals = rig.bus.durable.commit, [redis.ResponseError("MISCONF no space")] * 3
+
+    def refuse(change, *more, **named):
+        if refusals and any(command[0] == "XACK" for command in change.commands):
+            raise refusals.pop()
+        return commit(change, *more, **named)
+
+    monkeypatch.setattr(rig.bus.durable, "commit", refuse)
+    rig.emit(changed(TaskStatus.STOPPED))
+    rig.settle(lambda: rig.left == 0)
+    assert (refusals, statuses(rig), rig.sent().task) == ([], ["STOPPED"], TaskStatus.STOPPED)
+
+
+def test_cursors_are_written_again_while_reports_go_on(rig, monkeypatch):
+    """A Redis that lost its data, and a task whose first report is accepted in the midst of it."""
+    arns = [f"{A}{n}" for n in range(3)]
+    for arn in arns:
+        rig.emit(TaskChanged(arn=arn, status=TaskStatus.RUNNING))
+    rig.settle(lambda: rig.left == 0)
+    rig.bus.durable.lose_everything()
+    commit = rig.bus.durable.commit
+
+    def slowly(change, *more, **named):
+        rig.submission._sent.setdefault(f"{A}-new", Sent(task=TaskStatus.RUNNING))
+        return commit(change, *more, **named)
+
+    monkeypatch.setattr(rig.bus.durable, "commit", slowly)
+    rig.submission.publish_again()
+    assert set(arns) <= set(rig.bus.durable.all(keys.SENT))
+
+
+def test_credentials_that_redis_does_not_let_go_are_forgotten_later(rig, monkeypatch):
+    """Not only after the next start of the agent."""
+    monkeypatch.setattr(module, "FORGET_SECONDS", 0.001)
+    monkeypatch.setattr(module, "RETRY_MAXIMUM", 0.001)
+    refusals = [redis.ResponseError("LOADING")]
+
+    def forget(ids):
+        if refusals:
+            raise refusals.pop()
+        rig.forgotten.append(ids)
+
+    monkeypatch.setattr(rig.submission, "_forget_credentials", forget)
+    rig.emit(CredentialsReleased(arn=A, credentials_ids=("x",)))
+    rig.settle(lambda: rig.left == 0)
+    assert rig.forgotten == [("x",)]
 
 
 def test_a_restarted_managed_agent_is_reported_again(rig):
@@ -306,7 +370,7 @@ def test_the_cursor_of_a_cleaned_up_task_is_deleted(rig):
     rig.bus.durable.lose_everything()
     rig.submission.publish_again()
     assert rig.sent().task == TaskStatus.STOPPED
-    rig.submission.forget_tasks()
+    rig.submission.forget_tasks(rig.bus.durable.all(keys.TASK))
     assert rig.bus.durable.all(keys.SENT) == {}
 
 

@@ -182,6 +182,13 @@ def test_an_order_that_cannot_be_is_refused_at_the_door(entries, extra, possible
     assert is_satisfiable(Task(arn="t", containers=containers)) is possible
 
 
+@pytest.mark.parametrize("desired", [C.NONE, C.MANIFEST_PULLED])
+def test_an_order_matters_only_to_containers_that_are_to_run(desired):
+    """A task without a desired status is stopped at once, not refused (spec 03 §1.2, §4.3)."""
+    containers = tuple(Container(name=n, desired=desired, depends_on=on(m, "START")) for n, m in ("ab", "bx"))
+    assert is_satisfiable(Task(arn="t", containers=containers))
+
+
 def test_a_stop_of_a_circle_of_dependencies_is_reported(brain):
     """Spec 03 §3.5: containers that may only stop after each other are given up, as nothing of them ever ran."""
     circle = [
