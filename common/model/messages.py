@@ -99,4 +99,13 @@ class CredentialsReleased(Message, frozen=True, kw_only=True):
     credentials_ids: tuple[str, ...]
 
 
-Event = ContainerChanged | TaskChanged | ManagedAgentChanged | CredentialsReleased
+class TaskForgotten(Message, frozen=True, kw_only=True):
+    """The engine has cleaned the task up and knows it no more: the last event of its life.
+
+    Should ECS send the ARN again, that is a new task; what was reported of the old one is no news of it.
+    """
+
+    arn: str
+
+
+Event = ContainerChanged | TaskChanged | ManagedAgentChanged | CredentialsReleased | TaskForgotten

@@ -334,6 +334,7 @@ class Task(Value, frozen=True, kw_only=True):
     terminal_reason: str = ""
     resources: tuple[Resource, ...] = ()
     prepared: bool = False  # the set-up after decoding was done; it must never run twice
+    rejected: bool = False  # it never runs, and its report has no containers
     admitted: bool = False  # host resources are held
     unexpected_start_handled: bool = False
     credentials_released: bool = False  # the endpoint answers 400 for its task role from here on

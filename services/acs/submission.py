@@ -27,7 +27,7 @@ from common.bus import Bus, Change, Entry
 from common.errors import Temporary
 from common.logs import fields
 from common.model.agent import Sent
-from common.model.messages import CredentialsReleased, Event, TaskChanged
+from common.model.messages import CredentialsReleased, Event, TaskChanged, TaskForgotten
 from common.model.status import TaskStatus, wire_task_status
 from common.wire.ecs import BindingRules, attached, submit_task
 from services.acs.attach import TASK_ENI
@@ -112,7 +112,7 @@ class Submission:
                 self._bus.durable.commit(Change().save(keys.SENT, arn, sent))
 
     def forget_tasks(self, tasks: Mapping[str, object]) -> None:
-        """Delete the cursors of tasks that the engine has cleaned up; `tasks` are those it has, by ARN."""
+        """Delete the cursors that TaskForgotten left; `tasks` are those that the engine has, by ARN."""
         for arn in [a for a in self._sent if a not in tasks and a not in self.outbox.lanes]:
             del self._sent[arn]
             self._bus.durable.commit(Change().delete(keys.SENT, arn))
@@ -130,6 +130,8 @@ class Submission:
             self._settle((entry.id,))
         elif isinstance(event, CredentialsReleased):
             gevent.spawn_later(FORGET_SECONDS, self._release, entry.id, event)
+        elif isinstance(event, TaskForgotten):
+            self._forget_task(event.arn, entry.id)
         elif isinstance(event, TaskChanged):
             self.outbox.report(event, entry.id)
             self._start_sender(event.arn)
@@ -171,6 +173,12 @@ class Submission:
             elif task.known != TaskStatus.STOPPED:
                 self.outbox.report(flush(task))
                 self._start_sender(arn)
+
+    def _forget_task(self, arn: str, entry_id: str) -> None:
+        """Nothing more is told of the task. Its ARN may come again: that is another task (spec 03 §3.4)."""
+        left = self.outbox.drop_batch(arn)
+        self._settle((*left, entry_id), Change().delete(keys.SENT, arn))
+        self._sent.pop(arn, None)
 
     def _release(self, entry_id: str, event: CredentialsReleased) -> None:
         try:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 import gevent
+from gevent.event import Event
 from gevent.lock import BoundedSemaphore
 from msgspec.structs import replace
 
@@ -54,8 +55,9 @@ class Performs(Protocol):
 class Crew:
     """Performs effects for all workers."""
 
-    def __init__(self, hands: Performs) -> None:
-        self.hands = hands
+    def __init__(self, hands: Performs, may_start: Event | None = None) -> None:
+        """No container is started before `may_start` is set; without it at any time."""
+        self.hands, self._may_start = hands, may_start
         self._places = {sort: BoundedSemaphore(places) for sort, places in PLACES.items()}
         self._young_stops = BoundedSemaphore(YOUNG_STOPS)
 
@@ -78,6 +80,8 @@ class Crew:
 
     def perform(self, effect: Effect, task: Callable[[], Task]) -> Outcome:
         """Perform and wait for the outcome. Never raises."""
+        if effect.action is Action.START and self._may_start is not None:
+            self._may_start.wait()
         with self._places[SORT.get(effect.action, "docker")], self._gate(effect.action):
             now = task()
             if is_pointless(effect, now):

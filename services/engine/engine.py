@@ -120,6 +120,7 @@ class Engine:
         self.admission = Admission(host_of(facts, config), self._admitted, self._refused)
         self._by_docker_id: dict[str, tuple[str, str]] = {}
         self.stream_open = gevent.event.Event()
+        self._may_start = gevent.event.Event()  # containers, new ones and those of saved tasks
         self.patrol = Patrol(hands, self._tasks, self._look_at)
         self.relays = Relays(
             hands, self._tasks, lambda task: self.add(task, True).start(), self._end,
@@ -130,7 +131,7 @@ class Engine:
         self._epoch = ""  # of the store that holds all documents
         self._greenlets: list[gevent.Greenlet] = []
         self.shop = Shop(
-            crew=Crew(hands),
+            crew=Crew(hands, self._may_start),
             records=self.records,
             images=self.images,
             admission=self.admission,
@@ -180,10 +181,12 @@ class Engine:
     # -- life ----------------------------------------------------------------------------------
 
     def start(self, may_begin: Callable[[], object] = lambda: True) -> None:
-        """Begin to work: events are read from here on, commands when `may_begin` has returned."""
+        """Begin to work: containers are started and commands read when `may_begin` has returned."""
 
         def read_commands() -> None:
             may_begin()
+            if not self.stopping():
+                self._may_start.set()
             self._read_commands()
 
         self._keep("the reader of commands", read_commands)

@@ -39,10 +39,10 @@ class Records:
         self._commit(change, tuple(acks))
         return saved
 
-    def delete(self, task: Task, event: Event | None, acks: Iterable[str]) -> None:
+    def delete(self, task: Task, events: Iterable[Event], acks: Iterable[str]) -> None:
         """Forget the task."""
         change = Change().delete(keys.TASK, task.arn)
-        if event is not None:
+        for event in events:
             change.append(keys.EVENTS, event)
         self._commit(change, tuple(acks))
 

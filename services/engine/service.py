@@ -42,7 +42,7 @@ def serve(context: Context, make_hands: MakeHands = real_hands) -> int:
     engine.facts = engine.records.publish_facts(engine.facts)
     hands.on_pull_began = engine.pull_began
     count = restore(engine)
-    engine.start(partial(_commands_may_begin, context, f"{count} tasks taken up"))
+    engine.start(partial(_host_is_prepared, context, f"{count} tasks taken up"))
     loading = gevent.spawn(engine.load_images)
     context.stopping.wait()
     loading.kill(block=False)
@@ -50,8 +50,9 @@ def serve(context: Context, make_hands: MakeHands = real_hands) -> int:
     return 0
 
 
-def _commands_may_begin(context: Context, detail: str) -> None:
-    if context.wait_for_rules():
+def _host_is_prepared(context: Context, detail: str) -> None:
+    """Wait for what a container needs as soon as it is started, one of a saved task too: the way to its credentials."""
+    if context.wait_for_rules() and context.wait_for_endpoint():
         context.ready(detail)
 
 

@@ -273,8 +273,9 @@ class Worker:
 
     def _around(self) -> Surroundings:
         return Surroundings(
-            now=self.shop.clock.now(), settings=self.shop.settings, credentials=frozenset(self._known_credentials())
-        )
+            now=self.shop.clock.now(), booted_at=self.shop.clock.booted_at(), settings=self.shop.settings,
+            credentials=frozenset(self._known_credentials()),
+        )  # fmt: skip
 
     def _known_credentials(self) -> set[str]:
         """Ids of execution role credentials that are there, asked for only if the task waits for them."""

@@ -6,6 +6,7 @@ This process is the only writer of these documents, so memory holds the truth an
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -51,6 +52,11 @@ class Volumes:
         self.by_id = dict(self._store.all(keys.VOLUME))
         if self.by_id:
             log.info("%d volumes are on record", len(self.by_id))
+        for volume in list(self.by_id.values()):
+            path = staging_path(volume.path, self._root)
+            if volume.staged and not os.path.ismount(path):
+                log.warning("the volume is no longer mounted; it is mounted again", **_named(volume, path=path))
+                self._save(replace(volume, staged=False))
 
     def publish_again(self) -> None:
         """The store has lost its data."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from common.model.agent import Sent
-from common.model.messages import CredentialsReleased
+from common.model.messages import CredentialsReleased, Event, TaskForgotten
 from common.model.status import TaskStatus
 from common.model.task import Task
 from services.engine.core.effects import Action, Effect
@@ -74,7 +74,8 @@ def sweep(task: Task) -> tuple[Effect, ...]:
     return (*containers, *resources)
 
 
-def last_words(task: Task) -> CredentialsReleased | None:
-    """The event that goes with the deletion of the task: no credentials of it are needed any more."""
-    ids = [i for i in (task.execution_credentials_id, task.credentials_id) if i]
-    return CredentialsReleased(arn=task.arn, credentials_ids=tuple(ids)) if ids else None
+def last_words(task: Task) -> tuple[Event, ...]:
+    """The events that go with the deletion of the task: no credentials of it are needed, nor what ECS was told."""
+    ids = tuple(i for i in (task.execution_credentials_id, task.credentials_id) if i)
+    released = (CredentialsReleased(arn=task.arn, credentials_ids=ids),) if ids else ()
+    return released if task.is_internal else (*released, TaskForgotten(arn=task.arn))

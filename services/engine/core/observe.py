@@ -84,6 +84,8 @@ def _restarted(
     turn: Turn, container: Container, seen: Observation | None, exit_code: int | None, error: NamedError | None
 ) -> bool:
     refusal = restart.refusal(container, exit_code, turn.around.now)
+    if restart.is_of_an_earlier_boot(seen, turn.around.booted_at):
+        refusal = "the machine was restarted since it began"
     if refusal:
         turn.say(f"{container.name}: not restarted: {refusal}")
         return False

@@ -89,6 +89,9 @@ def _reconcile(turn: Turn, container: Container, answer: Outcome) -> None:
     if not container.docker_id:
         turn.say(f"{name}: found by its name {container.docker_name}; it was created before the engine ended")
         container = turn.change_container(name, docker_id=seen.docker_id)
+    if interrupted and restart.is_of_an_earlier_boot(seen, turn.around.booted_at):
+        observed(turn, name, C.STOPPED, seen, may_restart=False)
+        return
     if interrupted:
         turn.change_container(name, applied=C.RUNNING)
         turn.do(Action.START, name, "the restart by policy was interrupted", after=seen)
@@ -115,7 +118,7 @@ def _vanished(turn: Turn, container: Container) -> None:
 def republish(task: Task, around: Surroundings) -> Decision:
     """For a store that lost its data: everything is announced again; acs drops what ECS knows already."""
     turn = Turn(task, around)
-    for container in task.containers:
+    for container in task.containers if not task.rejected else ():
         turn.change_container(container.name, emitted=C.NONE)
         emit_container(turn, container.name)
     turn.change_task(emitted=T.NONE, credentials_released=False)

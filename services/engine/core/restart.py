@@ -33,18 +33,30 @@ def refusal(container: Container, exit_code: int | None, now: float) -> str:
     return ""
 
 
+def is_of_an_earlier_boot(seen: Observation | None, booted_at: float) -> bool:
+    """True when the machine has been started anew since the container was.
+
+    What was prepared for the container on the host (the task's cgroup with its limits, mounts) is gone then, and the
+    instance may have been away for long: its end is reported, as the reference reports it, and ECS decides.
+    """
+    return seen is not None and not is_never(seen.started_at) and unix_seconds(seen.started_at) < booted_at
+
+
 def is_stale(container: Container, seen: Observation | None, at: float) -> bool:
     """True when a stop tells of an exit that a restart has already answered.
 
     `docker stop` yields die and stop; the inspect behind the second may still show the first exit, or the process
-    that the restart has brought up meanwhile. `at` is the event's own time, 0 = unknown.
+    that the restart has brought up meanwhile. `at` is the event's own time, 0 = unknown; a new exit is later than the
+    restart before it.
     """
     if not container.last_restart_at:
         return False
+    if at and at < container.last_restart_at:
+        return True
     if seen is not None and seen.running:
         return True
     if seen is None or is_never(seen.finished_at):
-        return bool(at) and at < container.last_restart_at
+        return False
     return seen.finished_at == container.restarted_exit
 
 

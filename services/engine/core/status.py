@@ -85,6 +85,7 @@ def reject(turn: Turn, reason: str) -> None:
         known=T.STOPPED,
         known_at=turn.around.now,
         resources=(),
+        rejected=True,
         terminal_reason=turn.task.terminal_reason or reason,
     )
     emit_task(turn, reason)

@@ -110,7 +110,7 @@ class Hands:
             Action.RESOLVE_MANIFEST: self._resolve_manifest,
             Action.PULL: self._pull,
             Action.CREATE: self._lifecycle.create,
-            Action.START: self._lifecycle.start,
+            Action.START: self._start,
             Action.PROVISION: self._lifecycle.provision,
             Action.STOP: self._lifecycle.stop,
             Action.INSPECT: self._lifecycle.inspect,
@@ -235,6 +235,14 @@ class Hands:
             # ECS hears nothing about these containers, and of the task only that it stopped (spec 04 §7.1).
             log.error("task %s: %s of %s failed: %s", task.id, effect.action, container.name, outcome.error)
         return outcome
+
+    def _start(self, task: Task, container: Container) -> Outcome:
+        try:
+            self.registry.ensure(task, self._host)
+        except ResourceFailed as failure:
+            named = NamedError("CannotStartContainerError", str(failure))
+            return Outcome(action=Action.START, target=container.name, error=named)
+        return self._lifecycle.start(task, container)
 
     def cancel(self, task_arn: str, container: str = "") -> None:
         """End manifest requests and pulls in flight of a container (or of the whole task): the task must stop."""

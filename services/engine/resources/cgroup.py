@@ -101,6 +101,17 @@ class TaskCgroups:
             raise ResourceFailed(REASON) from error
         return {}
 
+    def ensure(self, task: Task, resource: Resource, host: Host) -> None:
+        """Make it again where it is gone: it ends with the machine, and Docker would make one without limits.
+
+        Raises ResourceFailed.
+        """
+        root = host.settings.cgroup_path
+        unified = host.facts.cgroup_version == "2"
+        if not os.path.isdir(slices.path_of(task.id, root) if unified else os.path.join(root, "memory", ROOT, task.id)):
+            log.warning("the cgroup of task %s is gone; it is made again", task.id)
+            self.create(task, resource, host)
+
     def cleanup(self, task: Task, resource: Resource, host: Host) -> None:
         """Remove the cgroup; one that is gone is fine."""
         try:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
+from common.model.status import ResourceStatus
 from common.model.task import Resource, Task
 from services.engine.core.effects import SetupError
 from services.engine.core.prepare import set_order
 from services.engine.docker import gpu
-from services.engine.resources import service_connect
+from services.engine.resources import cgroup, service_connect
 from services.engine.resources.cgroup import TaskCgroups
 from services.engine.resources.credential_spec_sources import names_in
 from services.engine.resources.credential_specs import CredentialSpecs
@@ -139,6 +140,14 @@ class Registry:
     def create(self, task: Task, resource: Resource, host: Host) -> dict[str, Any]:
         """Make a resource; returns what belongs into its detail. Raises ResourceFailed."""
         return self._kind(resource).create(task, resource, host)
+
+    def ensure(self, task: Task, host: Callable[[], Host]) -> None:
+        """Make again what a container needs at its start and the host may have lost. Raises ResourceFailed."""
+        cgroups = self._kinds.get(cgroup.KIND)
+        for resource in task.resources:
+            was_made = resource.kind == cgroup.KIND and resource.known == ResourceStatus.CREATED
+            if was_made and isinstance(cgroups, TaskCgroups):
+                cgroups.ensure(task, resource, host())
 
     def cleanup(self, task: Task, resource: Resource, host: Host) -> None:
         """Remove a resource. Raises ResourceFailed."""

@@ -222,7 +222,7 @@ def test_a_stopped_task_is_cleaned_up_only_after_ecs_accepted_its_report(host, t
     released = [e.credentials_ids for e in host.events() if isinstance(e, CredentialsReleased)]
     assert released == [("role-1",), ("role-2", "role-1")]
     kinds = [type(e).__name__ for e in host.events()]
-    assert kinds[-3:] == ["TaskChanged", "CredentialsReleased", "CredentialsReleased"]
+    assert kinds[-4:] == ["TaskChanged", "CredentialsReleased", "CredentialsReleased", "TaskForgotten"]
 
 
 def test_a_store_that_lost_its_data_gets_it_again_from_memory(host, task, eventually, redis_servers):

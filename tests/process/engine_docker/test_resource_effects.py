@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from common.model.status import ResourceStatus
 from common.model.task import Firelens, MountPoint, Secret, Task, Volume
 from services.engine.core.effects import Action, Effect, Outcome, SetupError
 from services.engine.docker import lifecycle
@@ -210,6 +211,26 @@ def test_the_task_cgroup_has_the_limits_and_holds_the_containers(bench: Bench) -
         assert resource(hands, Action.REMOVE_RESOURCE, task, "cgroup").error is None
     assert not os.path.exists(f"/sys/fs/cgroup/cpu/ecs/{task.id}")
     assert resource(hands, Action.REMOVE_RESOURCE, task, "cgroup").error is None
+
+
+@needs_v1
+def test_a_container_is_not_started_without_the_limits_of_its_task(bench: Bench) -> None:
+    """No cgroup outlives a restart of the machine, and Docker would make it anew without limits (trap 29)."""
+    hands = bench.hands(limits=None)
+    task = prepared(hands, bench.task(bench.container(), memory_mib=256))
+    assert resource(hands, Action.CREATE_RESOURCE, task, "cgroup").error is None
+    made = replace(task, resources=tuple(replace(r, known=ResourceStatus.CREATED) for r in task.resources))
+    made = bench.created(hands, made)
+    try:
+        assert resource(hands, Action.REMOVE_RESOURCE, made, "cgroup").error is None
+        assert not os.path.exists(f"/sys/fs/cgroup/memory/ecs/{task.id}")
+        assert bench.do(hands, Action.START, made).error is None
+        with open(f"/sys/fs/cgroup/memory/ecs/{task.id}/memory.limit_in_bytes") as file:
+            assert file.read().strip() == "268435456"
+        bench.do(hands, Action.STOP, made)
+        bench.do(hands, Action.REMOVE, made)
+    finally:
+        assert resource(hands, Action.REMOVE_RESOURCE, made, "cgroup").error is None
 
 
 @needs_v2

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import time
 from itertools import pairwise
 
@@ -133,6 +135,32 @@ def test_a_killed_storage_takes_up_what_it_left(host: Host, driver: FakeDriver, 
     host.start()
     eventually(lambda: host.volume() is None, 5)
     assert driver.calls()[-1]["method"] == UNSTAGE
+
+
+def test_a_volume_that_a_restart_of_the_machine_unmounted_is_mounted_again(
+    host: Host, driver: FakeDriver, eventually: Eventually
+):
+    """The document says mounted, the mount table does not; else a container would write to the machine's own disk."""
+    host.begin(mount=True)
+    path = f"{host.root}/5555_vol-0abc"
+    try:
+        eventually(host.is_staged, 5)
+        host.sent()
+        host.task(TaskStatus.RUNNING)
+        host.stop()
+        subprocess.run(["umount", path], check=True)
+        driver.kill()
+        driver.start()
+        host.start()
+        eventually(lambda: os.path.ismount(path) and host.is_staged(), 5)
+        assert len(driver.calls(STAGE)) == 2
+        host.stop()
+        host.start()
+        eventually(lambda: host.log.read_text().count("storage is ready") == 3, 5)
+        assert len(driver.calls(STAGE)) == 2, "one that is there is left alone"
+    finally:
+        host.stop()
+        subprocess.run(["umount", path], check=False)
 
 
 def test_a_driver_that_was_restarted_is_found_again(host: Host, driver: FakeDriver, eventually: Eventually):

@@ -13,7 +13,14 @@ from common import keys, surely
 from common.bus import Change, Entry
 from common.memory import MemoryBus
 from common.model.agent import DeviceAttachment, Sent
-from common.model.messages import ContainerChanged, CredentialsReleased, Event, ManagedAgentChanged, TaskChanged
+from common.model.messages import (
+    ContainerChanged,
+    CredentialsReleased,
+    Event,
+    ManagedAgentChanged,
+    TaskChanged,
+    TaskForgotten,
+)
 from common.model.status import ContainerStatus, TaskStatus
 from common.model.task import Task
 from common.wire.ecs import BindingRules
@@ -306,6 +313,27 @@ def test_an_accepted_report_is_saved_however_often_redis_refuses(rig, monkeypatc
     rig.emit(changed(TaskStatus.STOPPED))
     rig.settle(lambda: rig.left == 0)
     assert (refusals, statuses(rig), rig.sent().task) == ([], ["STOPPED"], TaskStatus.STOPPED)
+
+
+def test_the_arn_of_a_forgotten_task_is_that_of_a_new_one(rig):
+    """ECS sends it again: an acknowledgement was lost, or it stops a task that is gone (spec 03 §3.4)."""
+    first = [changed(TaskStatus.RUNNING), changed(TaskStatus.STOPPED)]
+    rig.emit(*first)
+    rig.settle(lambda: rig.left == 0)
+    rig.emit(TaskForgotten(arn=A))
+    assert (rig.left, rig.bus.durable.all(keys.SENT)) == (0, {})
+    rig.emit(*first)
+    rig.settle(lambda: rig.left == 0)
+    assert statuses(rig) == ["RUNNING", "STOPPED"] * 2
+
+
+def test_what_was_batched_of_a_forgotten_task_is_not_told_of_the_next(rig):
+    """Entries that no report took along leave the outbox."""
+    rig.emit(container(status=ContainerStatus.STOPPED), TaskForgotten(arn=A))
+    assert rig.left == 0
+    rig.emit(changed(TaskStatus.RUNNING))
+    rig.settle(lambda: rig.left == 0)
+    assert "containers" not in rig.api.bodies[0] or rig.api.bodies[0]["containers"] == []
 
 
 def test_cursors_are_written_again_while_reports_go_on(rig, monkeypatch):

@@ -108,6 +108,21 @@ def test_what_waited_for_its_turn_is_left_when_its_container_was_stopped_meanwhi
     assert (bool(hands.begun), outcome.skipped) == (performed, not performed)
 
 
+def test_no_container_is_started_before_the_host_is_prepared():
+    """It would ask for credentials in vain; what stops and looks at containers does not wait."""
+    hands, done = Hands(), []
+    hands.go.set()
+    prepared = gevent.event.Event()
+    made = crew.Crew(hands, prepared)
+    for action in (Action.START, Action.STOP, Action.INSPECT, Action.CREATE):
+        start(made, action, 1, done)
+    gevent.sleep(0.01)
+    assert (len(hands.begun), len(done)) == (3, 3)
+    prepared.set()
+    gevent.sleep(0.01)
+    assert (len(hands.begun), len(done)) == (4, 4)
+
+
 def test_an_unexpected_fault_is_one_line_that_names_the_task(caplog):
     """Two lines of which only one does would be two riddles."""
     hands = Hands()

@@ -13,7 +13,9 @@ from common.model.task import (
     TransitionDependencies,
     TransitionDependency,
 )
+from services.engine.core.begin import begin
 from services.engine.core.dependencies import Answer, evaluate, is_satisfiable
+from services.engine.core.reconcile import republish
 from services.engine.core.turn import Settings, Surroundings
 
 STARTED = "2027-01-15T08:00:00.5Z"  # Unix 1_800_000_000.5
@@ -187,6 +189,17 @@ def test_an_order_matters_only_to_containers_that_are_to_run(desired):
     """A task without a desired status is stopped at once, not refused (spec 03 §1.2, §4.3)."""
     containers = tuple(Container(name=n, desired=desired, depends_on=on(m, "START")) for n, m in ("ab", "bx"))
     assert is_satisfiable(Task(arn="t", containers=containers))
+
+
+def test_a_rejected_task_is_published_again_as_it_was(brain):
+    """A store that lost its data: its report had no containers (spec 03 §3.4), and has none the second time."""
+    app = Container(name="app", image="i", depends_on=on("x", "START"))
+    first = begin(
+        Task(arn="t", desired=TaskStatus.RUNNING, containers=(app,)), lambda task: (), False, Surroundings(now=NOW)
+    )
+    again = republish(first.task, Surroundings(now=NOW + 5))
+    assert [type(e).__name__ for e in again.events] == ["TaskChanged"]
+    assert again.events == first.events
 
 
 def test_a_stop_of_a_circle_of_dependencies_is_reported(brain):

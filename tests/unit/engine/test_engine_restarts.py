@@ -1,5 +1,7 @@
 """The restart policy of containers, and what the engine makes of its tasks after it was away."""
 
+import pytest
+
 from common.errors import NamedError
 from common.model.messages import ContainerChanged, TaskChanged
 from common.model.status import ContainerStatus as C
@@ -9,6 +11,7 @@ from common.model.status import TaskStatus as T
 from common.model.task import Container, PortBinding, PortMapping, Resource, RestartPolicy
 from services.engine.core.effects import Action, HealthReport, Observation, Outcome
 from services.engine.core.reconcile import restored, to_inspect
+from services.engine.core.times import unix_seconds
 from services.engine.core.turn import Surroundings
 
 LATER = "2027-01-15T09:00:00Z"
@@ -83,6 +86,18 @@ def test_the_stop_event_behind_a_restarted_die_is_stale(brain, seen):
     assert it.event("stop", seen=seen.running()) == []
     assert it.event("stop", at=it.now - 1) == []
     assert (it.container().known, it.container().restart_count) == (C.RUNNING, 1)
+
+
+def test_a_stop_event_is_stale_though_nobody_could_tell_when_the_answered_exit_was(brain, seen):
+    """The inspect behind the die had timed out; the one behind the stop still shows the old exit (spec 03 §7)."""
+    it = brain(policy())
+    it.run()
+    it.now += 100
+    (effect,) = it.event("die", exit_code=143, at=it.now - 2)
+    assert effect.action == Action.START
+    assert it.event("stop", seen=seen.exited(143), at=it.now - 1) == []
+    assert it.ends(Action.START, observation=seen.running()) == []
+    assert (it.reports(), it.container().known) == ([("RUNNING", "")], C.RUNNING)
 
 
 def test_a_new_exit_after_a_restart_is_no_stale_one(brain, seen):
@@ -219,6 +234,25 @@ def test_a_restart_that_was_cut_off_is_done_again_without_counting(brain, seen):
     decision = back(it, app=seen.exited(1))
     assert [e.action for e in decision.effects] == [Action.START]
     assert decision.task.containers[0].restart_count == 1
+
+
+@pytest.mark.parametrize("cut_off", [False, True])
+def test_an_exit_by_a_restart_of_the_machine_is_reported(brain, seen, altered, cut_off):
+    """What was prepared for the container on the host is gone; as under the reference ECS decides what follows."""
+    it = brain(policy())
+    it.run()
+    exited = altered(seen.exited(137), started_at="2026-06-01T10:00:00Z")
+    if cut_off:
+        it.event("die", seen=exited)
+    outcome = Outcome(action=Action.INSPECT, target="app", observation=exited)
+    around = Surroundings(now=it.now, booted_at=unix_seconds("2026-06-01T10:30:00Z"))
+    decision = restored(it.task, {"app": outcome}, around)
+    assert decision.effects == ()
+    assert [(e.status.name, getattr(e, "exit_code", None)) for e in decision.events] == [
+        ("STOPPED", 137), ("STOPPED", None),
+    ]  # fmt: skip
+    before = Surroundings(now=it.now, booted_at=unix_seconds("2026-06-01T09:30:00Z"))
+    assert [e.action for e in restored(it.task, {"app": outcome}, before).effects] == [Action.START]
 
 
 def test_a_running_container_with_a_stale_error_is_not_stopped(brain, altered, seen):
