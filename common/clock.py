@@ -9,6 +9,17 @@ from __future__ import annotations
 import time
 from typing import Protocol
 
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
+
+
+def boot_id(path: str = BOOT_ID) -> str:
+    """Another text after each start of the machine, whatever its clock says; "" where that cannot be told."""
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read().strip()
+    except (OSError, ValueError):
+        return ""
+
 
 class Clock(Protocol):
     """What a decision may ask about time."""
@@ -18,9 +29,6 @@ class Clock(Protocol):
 
     def monotonic(self) -> float:
         """Seconds since some fixed point; for measuring durations."""
-
-    def booted_at(self) -> float:
-        """When this machine was started, Unix seconds by today's clock; 0 when that cannot be told."""
 
 
 class SystemClock:
@@ -32,12 +40,6 @@ class SystemClock:
     def monotonic(self) -> float:
         return time.monotonic()
 
-    def booted_at(self) -> float:
-        try:
-            return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-        except (AttributeError, OSError):  # Linux alone has that clock
-            return 0.0
-
 
 class VirtualClock:
     """A clock that moves only when told to."""
@@ -45,16 +47,12 @@ class VirtualClock:
     def __init__(self, start: float = 1_700_000_000.0) -> None:
         self._now = start
         self._elapsed = 0.0
-        self._booted_at = 0.0
 
     def now(self) -> float:
         return self._now
 
     def monotonic(self) -> float:
         return self._elapsed
-
-    def booted_at(self) -> float:
-        return self._booted_at
 
     def advance(self, seconds: float) -> None:
         """Let `seconds` pass."""

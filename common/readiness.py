@@ -96,9 +96,30 @@ def clear(run_dir: str) -> None:
             os.unlink(os.path.join(run_dir, name))
 
 
-def silent_seconds(run_dir: str, program: str) -> float | None:
-    """Seconds since the program's last heartbeat; None when it has no file."""
+def last_beat(run_dir: str, program: str) -> float | None:
+    """The time of the program's last heartbeat, by the clock of that moment; None when it has no file."""
     try:
-        return max(0.0, time.time() - os.stat(os.path.join(run_dir, program + SUFFIX)).st_mtime)
+        return os.stat(os.path.join(run_dir, program + SUFFIX)).st_mtime
     except FileNotFoundError:
         return None
+
+
+class Silence:
+    """How many looks in a row found a heartbeat where it was.
+
+    Looks are counted and no times compared: a clock that is set, or a machine that was asleep, makes nobody silent.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[float | None, int]] = {}
+
+    def looks(self, program: str, beat: float | None) -> int:
+        """How many looks before this one found `beat` too; without a heartbeat there is no silence."""
+        before, looks = self._seen.get(program, (None, 0))
+        looks = looks + 1 if beat is not None and beat == before else 0
+        self._seen[program] = (beat, looks)
+        return looks
+
+    def forget(self, program: str) -> None:
+        """The program is begun anew."""
+        self._seen.pop(program, None)

@@ -221,6 +221,7 @@ class Container(Value, frozen=True, kw_only=True):
     log_options: dict[str, str] = field(default_factory=dict)
     health: Health = field(default_factory=Health)
     restart_count: int = 0
+    boot: str = ""  # of the machine, when the container came to run
     last_restart_at: float = 0.0
     restarted_exit: str = ""  # Docker's finish time of the exit that the last restart by policy answered
 

@@ -27,7 +27,7 @@ from supervisor.states import ProcessStates, SupervisorStates
 from supervisor.supervisord import Supervisor
 
 from common.process_names import BEAT_LIMIT_SECONDS, CRASH_STATUS, STORES, TERMINAL, TERMINAL_STATUS
-from common.readiness import silent_seconds
+from common.readiness import Silence, last_beat
 from common.tree import nursery
 from common.tree.restraint import LONGEST_SECONDS, Restraint
 from common.tree.run import note, say
@@ -63,6 +63,9 @@ class Wakeup:
         """Nothing can fail but an empty read, which costs nothing."""
 
 
+TICK_SECONDS = 5  # of Tick5Event
+
+
 class Tree(Supervisor):  # type: ignore[misc]
     """A Supervisor that listens to its own events."""
 
@@ -71,6 +74,7 @@ class Tree(Supervisor):  # type: ignore[misc]
     def __init__(self, options: ServerOptions) -> None:
         super().__init__(options)
         self.restraints: dict[str, Restraint] = {}
+        self._silence = Silence()
         self.started: dict[str, float] = {}  # program -> time.monotonic() of its latest start
 
     def runforever(self) -> None:
@@ -105,6 +109,7 @@ class Tree(Supervisor):  # type: ignore[misc]
     def on_start(self, event: Any) -> None:
         """Note when each program was started."""
         self.started[event.process.config.name] = time.monotonic()
+        self._silence.forget(event.process.config.name)
 
     def on_exit(self, event: Any) -> None:
         """A program ended by itself."""
@@ -166,18 +171,19 @@ class Tree(Supervisor):  # type: ignore[misc]
 
     def on_tick(self, event: Any) -> None:
         """Judge heartbeats."""
-        now = time.time()
         for process in self.children():
             if self.options.mood != SupervisorStates.RUNNING:
                 return
-            if process.get_state() == ProcessStates.RUNNING and now - process.laststart > BEAT_LIMIT_SECONDS:
+            if process.get_state() == ProcessStates.RUNNING:
                 self._judge(process)
 
     def _judge(self, process: Any) -> None:
         name = process.config.name
-        silent = silent_seconds(os.environ["ECS_RUN_DIR"], name)  # None for the stores, which have no heartbeat
-        if silent is not None and silent > BEAT_LIMIT_SECONDS:
+        beat = last_beat(os.environ["ECS_RUN_DIR"], name)  # None for the stores, which have no heartbeat
+        silent = self._silence.looks(name, beat) * TICK_SECONDS
+        if silent > BEAT_LIMIT_SECONDS:
             say("error", f"{name} (pid {process.pid}) gave no heartbeat for {silent:.0f} s; it is started again")
+            self._silence.forget(name)
             os.kill(process.pid, signal.SIGABRT)
 
     def dump_stacks(self, *_: object) -> None:

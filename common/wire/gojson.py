@@ -57,7 +57,7 @@ def first_value(data: bytes) -> Any:
 
 def whole_value(text: str) -> Any:
     """The one value that `text` is: None, bool, str, Number, list or Pairs. Raises NotJson."""
-    reader = _Reader(_whole_characters(text).encode(), "unexpected end of JSON input")
+    reader = _Reader(whole_characters(text).encode(), "unexpected end of JSON input")
     value, at = reader.value(reader.space(0), 0)
     at = reader.space(at)
     if at < len(reader.text):
@@ -65,7 +65,7 @@ def whole_value(text: str) -> Any:
     return value
 
 
-def _whole_characters(text: str) -> str:
+def whole_characters(text: str) -> str:
     """Halves of a character joined, or replaced where the other half is missing."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
@@ -139,7 +139,7 @@ class _Reader:
             parts.append(_RAW.sub("\ufffd", raw.decode("utf-8", "surrogateescape")))
             char = self.text[end : end + 1]
             if char == '"':
-                return _whole_characters("".join(parts)), end + 1
+                return whole_characters("".join(parts)), end + 1
             if char != "\\":
                 raise self.fail(end, "in string literal")
             escape = self.text[end + 1 : end + 2]

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 PLACES: dict[str, int] = {"image": 64, "docker": 32, "stop": 512, "look": 8, "remove": 8, "resource": 32, "agent": 32}
 YOUNG_STOPS, YOUNG_SECONDS = 8, 0.5
+HOST_LOOK_SECONDS = 0.5
 SORT: dict[Action, str] = {
     Action.RESOLVE_MANIFEST: "image",
     Action.PULL: "image",
@@ -80,8 +81,8 @@ class Crew:
 
     def perform(self, effect: Effect, task: Callable[[], Task]) -> Outcome:
         """Perform and wait for the outcome. Never raises."""
-        if effect.action is Action.START and self._may_start is not None:
-            self._may_start.wait()
+        if effect.action is Action.START:
+            self._wait_for_host(effect, task)
         with self._places[SORT.get(effect.action, "docker")], self._gate(effect.action):
             now = task()
             if is_pointless(effect, now):
@@ -90,6 +91,12 @@ class Crew:
             if effect.action in PINGED and outcome.error is not None and not outcome.gone:
                 return self._with_ping(effect, outcome, task())
             return outcome
+
+    def _wait_for_host(self, effect: Effect, task: Callable[[], Task]) -> None:
+        """Until the host is prepared for containers, or nobody wants this one to start any more."""
+        while self._may_start is not None and not self._may_start.wait(HOST_LOOK_SECONDS):
+            if is_pointless(effect, task()):
+                return
 
     @contextmanager
     def _gate(self, action: Action) -> Iterator[None]:

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from common import keys
 from common.backoff import Backoff
 from common.bus import Bus, Entry
-from common.clock import Clock
+from common.clock import Clock, boot_id
 from common.config import Config
 from common.errors import AgentError, Temporary
 from common.keep import keep
@@ -142,6 +142,7 @@ class Engine:
             index=self._index,
             forget=self._forget,
             stopping=stopping,
+            boot=boot_id(),
         )
 
     def _tasks(self) -> list[Task]:
@@ -180,16 +181,16 @@ class Engine:
 
     # -- life ----------------------------------------------------------------------------------
 
-    def start(self, may_begin: Callable[[], object] = lambda: True) -> None:
-        """Begin to work: containers are started and commands read when `may_begin` has returned."""
+    def start(self, may_start: Callable[[], object] = lambda: True) -> None:
+        """Begin to work; but no container is started before `may_start` has returned."""
 
-        def read_commands() -> None:
-            may_begin()
+        def wait_for_host() -> None:
+            may_start()
             if not self.stopping():
                 self._may_start.set()
-            self._read_commands()
 
-        self._keep("the reader of commands", read_commands)
+        self._keep("the wait for the host", wait_for_host)
+        self._keep("the reader of commands", self._read_commands)
         self._keep("the record of images", self.images.run)
         self._keep("the watch over the store", self._watch_store)
         self._keep("the patrol", self.patrol.run)

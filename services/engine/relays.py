@@ -97,18 +97,21 @@ class Relays:
     def _load_what_changed(self) -> None:
         """Load an archive that is another than before, as soon as it has stopped growing, until Docker takes it."""
         before, self._seen = self._seen, self._hands.service_connect_stamp()
-        if self._seen in (self._stamp, None) or self._seen != before:
+        if self._seen is None or self._seen != before or (self._seen == self._stamp and self._loaded()):
             return
-        if self._seen == self._failed and self._clock() < self._not_loaded_before:
+        if self._seen in (self._failed, self._stamp) and self._clock() < self._not_loaded_before:
             return
         if not self._hands.load_service_connect():
             self._failed = self._seen
             self._not_loaded_before = self._clock() + self._loads.delay()
             return
-        self._loads.reset()
+        is_another = self._seen != self._stamp
+        if is_another:
+            self._loads.reset()
         self._stamp = self._seen
+        self._not_loaded_before = self._clock() + self._loads.delay()  # should Docker not have it all the same
         self._image_came()
         relay = running_relay(self._tasks())
-        if relay is not None and self._stamp != self._at_start:
+        if relay is not None and is_another and self._stamp != self._at_start:
             self._not_before = 0.0
             self._end(relay, "its image was replaced")

@@ -81,6 +81,7 @@ class Shop:
     index: Callable[[Task], None]  # told of the containers' Docker ids
     forget: Callable[[Task], None]  # told that the task is gone
     stopping: Callable[[], bool]
+    boot: str = ""  # of the machine
 
 
 def _runs(outcome: Outcome) -> bool:
@@ -273,7 +274,7 @@ class Worker:
 
     def _around(self) -> Surroundings:
         return Surroundings(
-            now=self.shop.clock.now(), booted_at=self.shop.clock.booted_at(), settings=self.shop.settings,
+            now=self.shop.clock.now(), boot=self.shop.boot, settings=self.shop.settings,
             credentials=frozenset(self._known_credentials()),
         )  # fmt: skip
 

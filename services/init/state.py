@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from common import wholefile
+from common.clock import boot_id
 from services.init.rules import Rule
 
 FILE_NAME = "nfm.json"
@@ -49,14 +50,7 @@ class State(msgspec.Struct, frozen=True):
 
 def here() -> State:
     """An empty record for this boot and this network namespace."""
-    return State(boot=_boot(), namespace=os.stat("/proc/self/ns/net").st_ino)
-
-
-def _boot() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
+    return State(boot=boot_id(), namespace=os.stat("/proc/self/ns/net").st_ino)
 
 
 def load(directory: Path, log: logging.Logger) -> State | None:

@@ -17,6 +17,7 @@ from typing import Any
 from msgspec import Struct
 
 from common.model.task import Container, Task
+from common.wire import gojson
 
 PASSES = 2
 MIB = 1048576
@@ -58,6 +59,8 @@ def host_config(container: Container) -> dict[str, Any]:
     """The container's HostConfig overlay, {} when there is none or it is not a JSON object."""
     try:
         parsed = json.loads(container.docker_host_config or "{}")
+        if "\\ud" in (container.docker_host_config or "").lower():  # half a character, perhaps, which nobody can write
+            parsed = json.loads(gojson.whole_characters(json.dumps(parsed, ensure_ascii=False)))
     except (ValueError, RecursionError):
         return {}  # the create reports what is wrong with it
     return parsed if isinstance(parsed, dict) else {}

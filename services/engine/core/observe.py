@@ -84,7 +84,7 @@ def _restarted(
     turn: Turn, container: Container, seen: Observation | None, exit_code: int | None, error: NamedError | None
 ) -> bool:
     refusal = restart.refusal(container, exit_code, turn.around.now)
-    if restart.is_of_an_earlier_boot(seen, turn.around.booted_at):
+    if restart.is_of_an_earlier_boot(container, turn.around.boot):
         refusal = "the machine was restarted since it began"
     if refusal:
         turn.say(f"{container.name}: not restarted: {refusal}")

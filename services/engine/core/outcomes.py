@@ -97,9 +97,14 @@ def _start(turn: Turn, effect: Effect, outcome: Outcome) -> None:
         _repeated_start(turn, container, outcome.observation)
     elif container.known.is_running:
         turn.say(f"{effect.target}: the restart failed: {error}")
-        observed(turn, effect.target, C.STOPPED, effect.after, error=effect.after.error, may_restart=False)
         if may_run(error, outcome.observation):
+            # As after a first start: it is reported as STOPPED when this stop has shown that nothing runs.
+            turn.change_container(
+                container.name, desired=C.STOPPED, applied=C.STOPPED, error=container.error or effect.after.error
+            )
             turn.do(Action.STOP, effect.target, "the restart failed, but the process may run")
+        else:
+            observed(turn, effect.target, C.STOPPED, effect.after, error=effect.after.error, may_restart=False)
 
 
 def _repeated_start(turn: Turn, container: Container, seen: Observation | None) -> None:

@@ -89,7 +89,7 @@ def _reconcile(turn: Turn, container: Container, answer: Outcome) -> None:
     if not container.docker_id:
         turn.say(f"{name}: found by its name {container.docker_name}; it was created before the engine ended")
         container = turn.change_container(name, docker_id=seen.docker_id)
-    if interrupted and restart.is_of_an_earlier_boot(seen, turn.around.booted_at):
+    if interrupted and restart.is_of_an_earlier_boot(container, turn.around.boot):
         observed(turn, name, C.STOPPED, seen, may_restart=False)
         return
     if interrupted:

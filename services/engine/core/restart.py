@@ -33,13 +33,13 @@ def refusal(container: Container, exit_code: int | None, now: float) -> str:
     return ""
 
 
-def is_of_an_earlier_boot(seen: Observation | None, booted_at: float) -> bool:
+def is_of_an_earlier_boot(container: Container, boot: str) -> bool:
     """True when the machine has been started anew since the container was.
 
     What was prepared for the container on the host (the task's cgroup with its limits, mounts) is gone then, and the
     instance may have been away for long: its end is reported, as the reference reports it, and ECS decides.
     """
-    return seen is not None and not is_never(seen.started_at) and unix_seconds(seen.started_at) < booted_at
+    return bool(container.boot and boot) and container.boot != boot
 
 
 def is_stale(container: Container, seen: Observation | None, at: float) -> bool:

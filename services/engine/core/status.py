@@ -35,6 +35,7 @@ def reached(turn: Turn, name: str) -> None:
     """The container has a new known status: record, announce, and look at the task."""
     container = turn.container(name)
     if container.known == C.RUNNING:
+        turn.change_container(name, boot=turn.around.boot)
         agents.container_runs(turn, name)
     if container.known == C.STOPPED:
         if agents.is_awaited(container):

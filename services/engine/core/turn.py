@@ -34,7 +34,7 @@ class Surroundings(Struct, frozen=True, kw_only=True):
     """What a decision may know besides the task and the message."""
 
     now: float  # Unix seconds
-    booted_at: float = 0.0  # when the machine was started, Unix seconds
+    boot: str = ""  # another one after each start of the machine; "" = unknown
     settings: Settings = Settings()
     credentials: frozenset[str] = frozenset()  # ids of role credentials that are there
     new_number: Callable[[], int] = lambda: random.getrandbits(63)  # for Docker names, chosen once

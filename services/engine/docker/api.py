@@ -201,13 +201,14 @@ class Api:
 
         `body` is sent as JSON; bytes (or a view of some) go as they are, with the Content-Type that `headers` name.
         """
-        end = time.monotonic() + timeout
-        connection, response = self._send(method, path, query, body, version, headers, canceller or Canceller(), end)
+        end, canceller = time.monotonic() + timeout, canceller or Canceller()
+        connection, response = self._send(method, path, query, body, version, headers, canceller, end)
         try:
             content = self._whole(connection, response, end)
         except BaseException as error:
             connection.close()
             raise self._translated(error, method, path, version, canceller) from error
+        canceller.attach(None)  # the connection is another call's from here on
         self._keep(connection, response)
         if response.status >= 400:
             raise self._refusal(response, content, path, version)
@@ -216,9 +217,11 @@ class Api:
     def patient_call(self, method: str, path: str, timeout: float, **more: Any) -> Answer:
         """A call, repeated while the daemon is away: only what may be done twice. Raises as `call`.
 
-        With live-restore containers run on while their daemon restarts; a task must not fail for that.
+        With live-restore containers run on while their daemon restarts; a task must not fail for that. Where the
+        daemon hung up and then stayed away, it is the hang-up that is raised: what was asked for may have been done.
         """
         backoff, hang_ups = Backoff(0.1, 2.0, 2.0), 0
+        hung_up: Unreachable | None = None
         began = time.monotonic()
         while True:
             try:
@@ -226,8 +229,9 @@ class Api:
             except Unreachable as error:
                 delay = backoff.delay()
                 hang_ups += not error.refused
+                hung_up = hung_up or (None if error.refused else error)
                 if hang_ups > HANG_UPS or time.monotonic() + delay > began + self.away_seconds:
-                    raise
+                    raise hung_up or error from None
                 log.info("%s %s waits for Docker: %s", method, path, error)
             time.sleep(delay)
 

@@ -62,31 +62,36 @@ class Containers:
         """Create the container of a request; returns Docker's id.
 
         A name that is taken by the very same container of the same task is that container: the agent died, or gave up
-        waiting, while Docker was creating it.
+        waiting, while Docker was creating it. Docker takes the name before there is a container to be inspected; so
+        long as it has neither, it is asked again.
         """
         seconds = self._settings.create_seconds
         name = draft.container.docker_name
-        try:
-            answer = self._api.patient_call(
-                "POST", "/containers/create", seconds, query={"name": name}, body=draft.body, version=draft.version
-            )
-            return str(answer.json()["Id"])
-        except ApiError as error:
-            if error.status == 409:
-                found = self._adopt(draft)
+        backoff, end = Backoff(0.1, 2.0, 2.0), time.monotonic() + seconds
+        while True:
+            try:
+                answer = self._api.patient_call(
+                    "POST", "/containers/create", seconds, query={"name": name}, body=draft.body, version=draft.version
+                )
+                return str(answer.json()["Id"])
+            except DockerCallError as error:
+                found = self._adopt(draft) if isinstance(error, ApiError) and error.status == 409 else ""
                 if found:
                     log.info("container %s had been created before; it is used", name)
                     return found
-            raise ContainerFailed(texts.failed("CannotCreateContainerError", error, "created", seconds)) from error
-        except DockerCallError as error:
-            raise ContainerFailed(texts.failed("CannotCreateContainerError", error, "created", seconds)) from error
+                pause = backoff.delay()
+                if found is not None or time.monotonic() + pause > end:
+                    failed = texts.failed("CannotCreateContainerError", error, "created", seconds)
+                    raise ContainerFailed(failed) from error
+            time.sleep(pause)
 
-    def _adopt(self, draft: Draft) -> str:
+    def _adopt(self, draft: Draft) -> str | None:
+        """The id of the container that holds the name, if it is ours, else ""; None when there is no such container."""
         try:
             seen = self.inspect(draft.container.docker_name)
         except ContainerFailed as failure:
             log.warning("the container that holds the name %s: %s", draft.container.docker_name, failure)
-            return ""
+            return None if failure.gone else ""
         labels = seen.labels or {}
         ours = labels.get(names.TASK_ARN) == draft.task.arn
         return seen.docker_id if ours and labels.get(names.CONTAINER_NAME) == draft.container.name else ""

@@ -16,7 +16,7 @@ from urllib.parse import quote
 from common.backoff import Backoff
 from common.errors import NamedError
 from services.engine.docker import auth, reference, texts
-from services.engine.docker.api import Api, Cancelled, Canceller, DockerCallError, TimedOut
+from services.engine.docker.api import Api, Cancelled, Canceller, DockerCallError, TimedOut, Unreachable
 from services.engine.docker.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -51,32 +51,48 @@ class Attempts:
     backoff: Backoff
     out_of_time: Callable[[float], NamedError]  # given the seconds that went by
     canceller: Canceller
+    away_seconds: float = 30.0  # an attempt that found no daemon is none, for so long in all
 
     def run(self, attempt: Callable[[float], T]) -> T:
         """Call `attempt` with the monotonic time of the deadline until it succeeds. Raises Failed."""
         began = time.monotonic()
         end = began + self.seconds
-        for number in range(1, self.count + 1):
+        number, away_until = 1, 0.0
+        while True:
             try:
                 return attempt(end)
             except Failed as failure:
-                if time.monotonic() >= end:
-                    raise Failed(self.out_of_time(time.monotonic() - began)) from failure
-                if number == self.count or failure.error.name in FINAL or self.canceller.cancelled:
+                now = time.monotonic()
+                if now >= end:
+                    raise Failed(self.out_of_time(now - began)) from failure
+                is_away = _found_no_daemon(failure)
+                away_until = away_until or (now + self.away_seconds if is_away else 0.0)
+                counts = not is_away or now >= away_until
+                if (counts and number == self.count) or failure.error.name in FINAL or self.canceller.cancelled:
                     raise
                 log.info("attempt %d of %d failed: %s", number, self.count, failure)
+                number += counts
             delay = self.backoff.delay()
             if time.monotonic() + delay >= end:
                 self._sleep(end - time.monotonic())
                 raise Failed(self.out_of_time(time.monotonic() - began))
             self._sleep(delay)
-        raise AssertionError("no attempt was made")
 
     def _sleep(self, seconds: float) -> None:
         try:
             self.canceller.sleep(seconds)
         except Cancelled as error:
             raise Failed(NamedError(PULL_ERROR, str(error))) from error
+
+
+def _found_no_daemon(failure: BaseException) -> bool:
+    """Whether Docker's socket refused the call: the daemon is away, and nothing was tried."""
+    cause: BaseException | None = failure
+    while cause is not None:
+        if isinstance(cause, Unreachable):
+            return cause.refused
+        cause = cause.__cause__
+    return False
 
 
 class Registry:
@@ -95,6 +111,7 @@ class Registry:
             Backoff(0.01, 5.0, 3.0),
             lambda seconds: texts.timeout("MANIFEST_PULLED", seconds),
             canceller,
+            self._api.away_seconds,
         )
 
         def attempt(end: float) -> str:
@@ -128,6 +145,7 @@ class Registry:
             Backoff(1.1, 5.0, 2.0),
             lambda _: texts.timeout("pulled", self._settings.pull_seconds),
             canceller,
+            self._api.away_seconds,
         )
 
         def attempt(end: float) -> None:
@@ -188,6 +206,7 @@ class Registry:
             Backoff(TAG_PAUSE_SECONDS, TAG_PAUSE_SECONDS, 1.0, 0.0),
             lambda _: texts.timeout("pulled", TAG_SECONDS),
             canceller,
+            self._api.away_seconds,
         )
 
         def attempt(end: float) -> None:

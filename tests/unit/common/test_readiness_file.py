@@ -37,7 +37,7 @@ def test_a_file_that_makes_no_sense_counts_as_none(tmp_path):
     (tmp_path / "acs.beat").write_text("{")
     assert readiness.read(str(tmp_path), "acs") is None
     assert readiness.read(str(tmp_path), "engine") is None
-    assert readiness.silent_seconds(str(tmp_path), "engine") is None
+    assert readiness.last_beat(str(tmp_path), "engine") is None
 
 
 def test_the_health_check_names_the_program_and_the_reason(tmp_path, monkeypatch, capsys):
@@ -68,3 +68,23 @@ def test_a_new_life_of_the_tree_forgets_what_was_said_in_the_old_one(tmp_path):
     readiness.clear(str(tmp_path))
     assert readiness.read(str(tmp_path), "init") is None
     assert [p.name for p in tmp_path.iterdir()] == ["redis.sock"]
+
+
+def test_a_program_is_silent_by_looks_and_not_by_the_clock(tmp_path):
+    """A clock that is set, or a laptop that slept, must not end every program of the tree."""
+    silence = readiness.Silence()
+    assert [silence.looks("engine", 1000.0) for _ in range(4)] == [0, 1, 2, 3]
+    assert [silence.looks("engine", beat) for beat in (4600.0, 4600.0, 1005.0)] == [0, 1, 0]
+    assert [silence.looks("redis", None) for _ in range(3)] == [0, 0, 0]
+    silence.looks("engine", 1005.0)
+    silence.forget("engine")
+    assert silence.looks("engine", 1005.0) == 0
+
+
+def test_a_heartbeat_is_the_time_of_its_file(tmp_path):
+    """None for a program that has none."""
+    beat = readiness.Beat(str(tmp_path), "engine")
+    beat.write(True, "")
+    os.utime(tmp_path / "engine.beat", (5.0, 5.0))
+    assert readiness.last_beat(str(tmp_path), "engine") == 5.0
+    assert readiness.last_beat(str(tmp_path), "nobody") is None

@@ -29,7 +29,9 @@ class Brain:
 
     def send(self, *messages: Message) -> list[Effect]:
         """Decide; returns the effects of this decision."""
-        around = Surroundings(now=self.now, settings=self.settings, credentials=self.credentials, new_number=lambda: 7)
+        around = Surroundings(
+            now=self.now, settings=self.settings, credentials=self.credentials, new_number=lambda: 7, boot="boot-1"
+        )
         decision = decide(self.task, messages or (Look(),), around)
         self.task, self.wake_at = decision.task, decision.wake_at
         self.effects += decision.effects

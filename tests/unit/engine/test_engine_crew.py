@@ -7,6 +7,7 @@ from typing import Any
 import gevent
 import gevent.event
 import pytest
+from msgspec.structs import replace
 
 from common.model.status import ContainerStatus, TaskStatus
 from common.model.task import Container, Task
@@ -121,6 +122,20 @@ def test_no_container_is_started_before_the_host_is_prepared():
     prepared.set()
     gevent.sleep(0.01)
     assert (len(hands.begun), len(done)) == (4, 4)
+
+
+def test_a_container_that_is_not_to_start_any_more_does_not_wait_for_the_host(monkeypatch):
+    """Rules that cannot be made must not keep a task from being stopped."""
+    monkeypatch.setattr(crew, "HOST_LOOK_SECONDS", 0.01)
+    app = Container(name="app", known=ContainerStatus.CREATED, desired=ContainerStatus.RUNNING)
+    stopped = replace(app, known=ContainerStatus.CREATED, desired=ContainerStatus.STOPPED)
+    tasks = [Task(arn="t", containers=(container,)) for container in (app, stopped)]
+    made = crew.Crew(Hands(), gevent.event.Event())
+    with gevent.Timeout(5):
+        outcome = made.perform(
+            Effect(action=Action.START, target="app"), lambda: tasks.pop(0) if tasks[1:] else tasks[0]
+        )
+    assert outcome.skipped
 
 
 def test_an_unexpected_fault_is_one_line_that_names_the_task(caplog):

@@ -6,7 +6,7 @@ import pytest
 
 from common.model.task import Association, Container, PortMapping, Task
 from services.engine.admission import Admission, host_gpus
-from services.engine.core.hosts import PASSES, Demand, Host, Queue, demand_of
+from services.engine.core.hosts import PASSES, Demand, Host, Queue, demand_of, host_config
 
 
 def queue(cpu=1024, memory=1000, **more):
@@ -166,3 +166,10 @@ def test_the_host_service_tells_which_gpus_there_are(tmp_path):
     assert host_gpus(str(path)) == {"GPU-1", "GPU-2"}
     path.write_text("[]")
     assert host_gpus(str(path)) == frozenset()
+
+
+def test_half_a_character_in_the_overlay_is_replaced():
+    """As the reference's decoder does; the document of the task could not be written with it."""
+    text = '{"LogConfig":{"Type":"json-file","Config":{"tag":"\\ud83d","env":"\\ud83d\\ude00"}}}'
+    found = host_config(Container(name="a", docker_host_config=text))
+    assert found["LogConfig"]["Config"] == {"tag": "\ufffd", "env": "\U0001f600"}

@@ -156,3 +156,14 @@ def test_the_archive_that_replaces_a_refused_one_does_not_wait_for_its_turn(host
     for _ in range(2):
         host.relays.look()
     assert (host.loads, host.loaded) == (loads + 1, True)
+
+
+def test_an_image_that_docker_has_not_got_after_its_load_is_loaded_again(host: Host):
+    """The look after the load failed, or somebody removed the image; no relay is ended for it."""
+    host.relays.look()
+    assert (host.loads, host.loaded, len(host.begun)) == (1, True, 1)
+    host.loaded = False
+    for _ in range(60):
+        host.relays.look()
+        host.now += 1.0
+    assert (host.loads, host.loaded, host.ended) == (2, True, [])

@@ -11,7 +11,6 @@ from common.model.status import TaskStatus as T
 from common.model.task import Container, PortBinding, PortMapping, Resource, RestartPolicy
 from services.engine.core.effects import Action, HealthReport, Observation, Outcome
 from services.engine.core.reconcile import restored, to_inspect
-from services.engine.core.times import unix_seconds
 from services.engine.core.turn import Surroundings
 
 LATER = "2027-01-15T09:00:00Z"
@@ -74,6 +73,19 @@ def test_a_restart_that_fails_reports_the_reason_of_the_exit(brain, seen):
     it.ends(Action.START, error="CannotStartContainerError: no", observation=seen.exited(128))
     report = it.container_reports()[-1]
     assert (report.status, report.exit_code, report.reason) == (C.STOPPED, 137, str(killed))
+
+
+def test_a_restart_whose_process_may_run_is_reported_only_when_it_is_gone(brain, seen):
+    """As after a first start: STOPPED means that the init process has ended (issue: better than the reference)."""
+    it = brain(policy())
+    it.run()
+    it.event("die", seen=seen.exited(1))
+    text = "DockerTimeoutError: Could not transition to started; timed out after waiting 3m0s"
+    (stop,) = it.ends(Action.START, error=text)
+    assert (stop.action, it.container().known, it.reports()) == (Action.STOP, C.RUNNING, [("RUNNING", "")])
+    it.ends(Action.STOP, observation=seen.exited(137, LATER))
+    assert it.reports() == [("RUNNING", ""), ("STOPPED", "")]
+    assert it.container_reports()[-1].exit_code == 137
 
 
 def test_the_stop_event_behind_a_restarted_die_is_stale(brain, seen):
@@ -237,22 +249,21 @@ def test_a_restart_that_was_cut_off_is_done_again_without_counting(brain, seen):
 
 
 @pytest.mark.parametrize("cut_off", [False, True])
-def test_an_exit_by_a_restart_of_the_machine_is_reported(brain, seen, altered, cut_off):
+def test_an_exit_by_a_restart_of_the_machine_is_reported(brain, seen, cut_off):
     """What was prepared for the container on the host is gone; as under the reference ECS decides what follows."""
     it = brain(policy())
     it.run()
-    exited = altered(seen.exited(137), started_at="2026-06-01T10:00:00Z")
     if cut_off:
-        it.event("die", seen=exited)
-    outcome = Outcome(action=Action.INSPECT, target="app", observation=exited)
-    around = Surroundings(now=it.now, booted_at=unix_seconds("2026-06-01T10:30:00Z"))
-    decision = restored(it.task, {"app": outcome}, around)
+        it.event("die", seen=seen.exited(137))
+    outcome = Outcome(action=Action.INSPECT, target="app", observation=seen.exited(137))
+    decision = restored(it.task, {"app": outcome}, Surroundings(now=it.now, boot="another"))
     assert decision.effects == ()
     assert [(e.status.name, getattr(e, "exit_code", None)) for e in decision.events] == [
         ("STOPPED", 137), ("STOPPED", None),
     ]  # fmt: skip
-    before = Surroundings(now=it.now, booted_at=unix_seconds("2026-06-01T09:30:00Z"))
-    assert [e.action for e in restored(it.task, {"app": outcome}, before).effects] == [Action.START]
+    for boot in ("boot-1", ""):
+        same = restored(it.task, {"app": outcome}, Surroundings(now=it.now, boot=boot))
+        assert [e.action for e in same.effects] == [Action.START]
 
 
 def test_a_running_container_with_a_stale_error_is_not_stopped(brain, altered, seen):

@@ -155,3 +155,36 @@ def test_a_silent_stream_ends_when_it_is_cancelled(path: Path) -> None:
     stream.close()
     with pytest.raises(Cancelled):
         Api(address=f"unix://{path}").call("GET", "/info", 5, canceller=canceller)
+
+
+def test_a_daemon_that_hung_up_and_stays_away_may_have_done_what_was_asked(path: Path) -> None:
+    """The hang-up is what is told: a start whose process may run must be followed by a stop (spec 03 §2.6)."""
+    daemon = Daemon(path, [hangs_up])
+    api = Api(address=daemon.address, away_seconds=0.5)
+    with pytest.raises(Unreachable) as caught:
+        api.patient_call("POST", "/containers/x/start", 5)
+    assert str(caught.value).endswith("EOF") and not caught.value.refused
+
+
+def test_a_cancel_ends_no_call_of_somebody_else(path: Path) -> None:
+    """The connection of a call that has ended is the next caller's."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def answers_late(client: socket.socket, head: str) -> None:
+        begun.set()
+        go_on.wait(5)
+        says(b'{"theirs":1}')(client, head)
+
+    daemon = Daemon(path, [says(b"{}", "500 no"), answers_late])
+    api, canceller = Api(address=daemon.address), Canceller()
+    with pytest.raises(ApiError):
+        api.call("GET", "/distribution/x/json", 5, canceller=canceller)
+    found: list[object] = []
+    theirs = threading.Thread(target=lambda: found.append(api.call("GET", "/info", 5).json()))
+    theirs.start()
+    assert begun.wait(5)
+    canceller.cancel()
+    go_on.set()
+    theirs.join(5)
+    assert found == [{"theirs": 1}]
+    assert daemon.seen == ["GET /v1.21/distribution/x/json HTTP/1.1", "GET /v1.21/info HTTP/1.1"]

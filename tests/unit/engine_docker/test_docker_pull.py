@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from services.engine.docker import pull
-from services.engine.docker.api import Canceller
+from services.engine.docker.api import ApiError, Canceller, Unreachable
 from services.engine.docker.pull import Failed, Registry
 from services.engine.docker.settings import Settings
 
@@ -19,6 +20,8 @@ URL = "https://prod-us-west-2-starport-layer-bucket.s3.us-west-2.amazonaws.com/a
 
 class Daemon:
     """Every pull fails at a layer."""
+
+    away_seconds = 0.0
 
     def stream(self, *args: Any, **more: Any) -> Daemon:
         """The progress."""
@@ -42,3 +45,33 @@ def test_no_attempt_of_a_pull_tells_the_signed_url_of_a_layer(monkeypatch, caplo
     assert f"REDACTED ECR URL related to {IMAGE}" in caught.value.error.text
     assert caplog.text.count("REDACTED ECR URL") == pull.PULL_ATTEMPTS - 1
     assert "TOKEN" not in caplog.text + str(caught.value)
+
+
+class Away:
+    """A daemon whose socket refuses, and which hangs up on the first call when it is back."""
+
+    away_seconds = 0.2
+
+    def __init__(self, back_at: float) -> None:
+        self.back_at, self.calls = back_at, 0
+
+    def call(self, *args: Any, **more: Any) -> Any:
+        """A request about a manifest."""
+        self.calls += 1
+        if time.monotonic() < self.back_at:
+            raise Unreachable("Cannot connect to the Docker daemon", refused=True)
+        raise ApiError(500, "Internal Server Error", "no", "/")
+
+
+@pytest.mark.parametrize("away_for", [0.1, 60.0])
+def test_attempts_that_found_no_daemon_count_only_after_a_while(monkeypatch, away_for: float) -> None:
+    """With live-restore a daemon may be away for longer than all attempts of a pull take."""
+    backoff = pull.Backoff
+    monkeypatch.setattr(pull, "Backoff", lambda *_: backoff(0.01, 0.01, 1.0, 0.0))
+    began = time.monotonic()
+    daemon: Any = Away(began + away_for)
+    with pytest.raises(Failed) as caught:
+        Registry(daemon, Settings()).digest("busybox:1", "1.30", dict, Canceller())
+    assert daemon.calls >= pull.MANIFEST_ATTEMPTS + 5
+    assert time.monotonic() - began < 2
+    assert ("Cannot connect" in caught.value.error.text) == (away_for > 1)
