@@ -15,7 +15,7 @@ from common.model.agent import Credentials
 from common.model.status import TaskStatus
 from common.model.task import Association, Proxy, Task
 from common.wire.attachments import parse_attachments
-from common.wire.containers import at_least_zero, parse_container
+from common.wire.containers import parse_container
 from common.wire.interfaces import parse_interface
 from common.wire.invalid import InvalidTask
 from common.wire.messages import TASK
@@ -69,7 +69,7 @@ def parse_task(member: Any) -> Task:
         volumes=volumes,
         associations=tuple(_association(a) for a in value.get("associations", []) if a),
         cpu=value.get("cpu", 0.0),
-        memory_mib=at_least_zero(value, "memory", "the task"),
+        memory_mib=max(0, value.get("memory", 0)),  # signed on the wire, unlike a container's
         pid_mode=value.get("pidMode", ""),
         ipc_mode=value.get("ipcMode", ""),
         network_mode=mode,

@@ -22,16 +22,18 @@ ATTACHED = ("amazonebs", "s3files")  # attachment types that are volumes
 def parse_volumes(task: Mapping[str, Any]) -> tuple[Volume, ...]:
     """The volumes of a task in canonical form. Raises InvalidTask.
 
-    A volume without a type that an attachment provides only keeps the name; every attached volume replaces
-    those of its name and stands at the end of the list.
+    A volume without a type that an attachment provides only keeps the name (of several EBS attachments the first one's
+    alone, spec 02 §2.7); every attached volume replaces those of its name and stands at the end of the list.
     """
     attached = list(_attached(task.get("attachments", [])))
     names = {volume.name: volume.type for volume in attached}
+    first_ebs = next((v.name for v in attached if v.type == "amazonebs"), None)
+    placed = {v.name for v in attached if v.type != "amazonebs" or v.name == first_ebs}
     volumes = []
     for value in task.get("volumes", []):
         if value is None:
             raise InvalidTask("invalid Volume; must include a name")
-        if value.get("name") in names and "type" not in value:
+        if value.get("name") in placed and "type" not in value:
             value = {**value, "type": "attachment"}
         volumes.append(_volume(value))
     kept = [v for v in volumes if v.name not in names or v.type == names[v.name]]

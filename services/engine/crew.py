@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 PLACES: dict[str, int] = {"image": 64, "docker": 32, "stop": 512, "look": 8, "remove": 8, "resource": 32, "agent": 32}
 YOUNG_STOPS, YOUNG_SECONDS = 8, 0.5
 HOST_LOOK_SECONDS = 0.5
+PLACE_LOOK_SECONDS = 2.0  # places may be held by calls that hang; a stop must not wait for what waits for one
 SORT: dict[Action, str] = {
     Action.RESOLVE_MANIFEST: "image",
     Action.PULL: "image",
@@ -83,7 +84,17 @@ class Crew:
         """Perform and wait for the outcome. Never raises."""
         if effect.action is Action.START:
             self._wait_for_host(effect, task)
-        with self._places[SORT.get(effect.action, "docker")], self._gate(effect.action):
+        place = self._places[SORT.get(effect.action, "docker")]
+        while not place.acquire(timeout=PLACE_LOOK_SECONDS):
+            if is_pointless(effect, task()):
+                return Outcome(action=effect.action, target=effect.target, skipped=True)
+        try:
+            return self._perform_now(effect, task)
+        finally:
+            place.release()
+
+    def _perform_now(self, effect: Effect, task: Callable[[], Task]) -> Outcome:
+        with self._gate(effect.action):
             now = task()
             if is_pointless(effect, now):
                 return Outcome(action=effect.action, target=effect.target, skipped=True)

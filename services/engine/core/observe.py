@@ -57,6 +57,8 @@ def observed(
         if _restarted(turn, before, seen, exit_code, error):
             return
     turn.change_container(name, known=status)
+    if status.is_running and before.applied <= status:
+        turn.change_container(name, applied=C.NONE)  # an event may be here before the result, which may take long
     turn.say(f"{name}: {before.known.name} -> {status.name}" + (f" ({error})" if error else ""))
     merge(turn, name, seen, exit_code)
     if error is not None and not _on_error(turn, before, status, error, seen):

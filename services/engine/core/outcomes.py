@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from common.errors import NamedError
-from common.model.status import ContainerStatus, ContainerType, ResourceStatus, TaskStatus
+from common.model.status import ContainerStatus, ContainerType, HealthStatus, ResourceStatus, TaskStatus
 from common.model.task import Container
 from services.engine.core import agents
-from services.engine.core.effects import Action, DockerEvent, Effect, Observation, Outcome
+from services.engine.core.effects import Action, DockerEvent, Effect, HealthReport, Observation, Outcome
 from services.engine.core.observe import health, may_run, merge, observed
 from services.engine.core.states import LEADS_TO
 from services.engine.core.status import set_desired, set_terminal_reason
@@ -24,6 +24,7 @@ C, R, T = ContainerStatus, ResourceStatus, TaskStatus
 
 EVENT_STATUS = {"create": C.CREATED, "start": C.RUNNING, "stop": C.STOPPED, "die": C.STOPPED}
 HEALTH_EVENT = "health_status"
+HEALTH_TOLD = {"healthy": HealthStatus.HEALTHY, "unhealthy": HealthStatus.UNHEALTHY}
 VANISHED = NamedError("ContainerVanishedError", "No container matching saved ID found")
 ENDINGS = ("DockerStateError", "OutOfMemoryError")  # how a process ended; they do not undo that it started
 
@@ -196,11 +197,17 @@ def stopped(
     observed(turn, name, C.STOPPED, seen, error=error, exit_code=exit_code, at=at)
 
 
+def _told_health(action: str) -> HealthReport | None:
+    """The status in the event's own name: Docker tells a change once, and the inspect behind it may have failed."""
+    told = HEALTH_TOLD.get(action.removeprefix(HEALTH_EVENT).strip(": "))
+    return HealthReport(status=told) if told is not None else None
+
+
 def docker_event(turn: Turn, name: str, event: DockerEvent) -> None:
     """One event of Docker's stream about the container."""
     seen = event.observation
     if event.action.startswith(HEALTH_EVENT):
-        health(turn, name, seen.health if seen else None)
+        health(turn, name, (seen.health if seen else None) or _told_health(event.action))
         return
     status = EVENT_STATUS.get(event.action, C.NONE)
     if status == C.STOPPED:

@@ -48,10 +48,10 @@ class EngineUnderTest:
         facts = self.hands.facts()
         self.engine = Engine(config, self.bus, self.hands, facts, SystemClock(), self.stopping.is_set)
 
-    def start(self, may_begin: Callable[[], object] = lambda: True) -> None:
+    def start(self, may_start: Callable[[], object] = lambda: True) -> None:
         """As serve() does."""
         restore(self.engine)
-        self.engine.start(may_begin)
+        self.engine.start(may_start)
 
     def crash(self) -> None:
         """As SIGKILL does."""
@@ -83,13 +83,13 @@ class Host:
         self.engines: list[EngineUnderTest] = []
 
     def engine(
-        self, prepare: Callable[[FakeHands], object] | None = None, may_begin: Callable[[], object] = lambda: True
+        self, prepare: Callable[[FakeHands], object] | None = None, may_start: Callable[[], object] = lambda: True
     ) -> EngineUnderTest:
-        """Start an engine; `prepare` may tell its hands how to behave, `may_begin` when it may read commands."""
+        """Start an engine; `prepare` may tell its hands how to behave, `may_start` when it may start containers."""
         engine = EngineUnderTest(self.run_dir, self.docker, self.settings)
         if prepare is not None:
             prepare(engine.hands)
-        engine.start(may_begin)
+        engine.start(may_start)
         self.engines.append(engine)
         return engine
 

@@ -238,19 +238,23 @@ def test_a_copied_disk_brings_no_tasks_along(host, task, eventually):
     assert host.task(old.arn) is None
 
 
-def test_no_new_task_starts_before_the_rules_are_there(host, task, eventually):
-    """Spec 09 §15.1 N5: its containers would ask for credentials in vain. Tasks taken up from before go on."""
-    old, new = task("old"), task("new")
+def test_no_container_starts_before_the_rules_are_there(host, task, eventually):
+    """Spec 09 §15.1 N5: it would ask for credentials in vain. Saved tasks go on, and whatever is stopped stops."""
+    old, new, unwanted = task("old"), task("new"), task("unwanted")
     first = host.engine()
     host.run(old)
     eventually(lambda: host.known(old.arn) == TaskStatus.RUNNING, 10)
     first.crash()
     rules = Event()
-    second = host.engine(may_begin=rules.wait)
+    second = host.engine(may_start=rules.wait)
     host.run(new)
+    host.run(unwanted)
     host.docker.end(host.docker.of(old.arn, old.containers[0].name), 0)
     eventually(lambda: host.known(old.arn) == TaskStatus.STOPPED, 10)
-    assert host.task(new.arn) is None and host.commands_left() == 1
+    eventually(lambda: any(c.arn == new.arn for c in list(host.docker.containers.values())), 10)
+    host.run(task("unwanted", desired=STOPPED))
+    eventually(lambda: host.known(unwanted.arn) == STOPPED, 10)
+    assert host.known(new.arn) < TaskStatus.RUNNING and host.commands_left() == 0
     rules.set()
     eventually(lambda: host.known(new.arn) == TaskStatus.RUNNING, 10)
     assert second.engine.workers

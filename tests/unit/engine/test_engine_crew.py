@@ -138,6 +138,22 @@ def test_a_container_that_is_not_to_start_any_more_does_not_wait_for_the_host(mo
     assert outcome.skipped
 
 
+def test_what_waits_for_a_place_is_left_as_soon_as_nobody_wants_it(monkeypatch):
+    """All places may be held by creates that hang: the stop of another task's container must not wait for them."""
+    monkeypatch.setattr(crew, "PLACE_LOOK_SECONDS", 0.01)
+    hands, done = Hands(), []
+    made = crew.Crew(hands)
+    start(made, Action.CREATE, crew.PLACES["docker"], done)
+    gevent.sleep(0)
+    stopped = Container(name="app", known=ContainerStatus.CREATED, desired=ContainerStatus.STOPPED)
+    with gevent.Timeout(5):
+        outcome = made.perform(Effect(action=Action.START, target="app"), lambda: Task(arn="t", containers=(stopped,)))
+    assert outcome.skipped and not done
+    hands.go.set()
+    gevent.sleep(0.01)
+    assert made.perform(Effect(action=Action.CREATE, target="x"), lambda: TASK).skipped is False, "no place is lost"
+
+
 def test_an_unexpected_fault_is_one_line_that_names_the_task(caplog):
     """Two lines of which only one does would be two riddles."""
     hands = Hands()

@@ -216,6 +216,20 @@ def test_a_stop_during_the_start_waits_for_its_result(brain, seen):
     assert [e.action for e in it.ends(Action.START, observation=seen.running())] == [Action.STOP]
 
 
+def test_a_stop_after_the_start_event_does_not_wait_for_the_result_of_the_start(brain, seen):
+    """The call may take long after its process runs: an inspect that hangs, an answer that was lost (spec 03 §2.6)."""
+    it = brain()
+    it.ends(Action.RESOLVE_MANIFEST)
+    it.ends(Action.PULL)
+    it.ends(Action.CREATE, observation=Observation(docker_id="d"))
+    it.event("start", seen=seen.running())
+    assert it.reports() == [("RUNNING", "")]
+    assert [e.action for e in it.stop()] == [Action.STOP]
+    assert it.ends(Action.START, observation=seen.running()) == []
+    it.ends(Action.STOP, observation=seen.exited(137))
+    assert it.reports() == [("RUNNING", ""), ("STOPPED", "")]
+
+
 def test_a_stop_during_the_create_keeps_the_late_id(brain):
     """The container is STOPPED at once; without the id of the late result it could never be removed."""
     it = brain()

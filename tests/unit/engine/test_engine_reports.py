@@ -101,6 +101,19 @@ def test_containers_of_the_agent_are_never_reported(brain):
     assert it.container_reports("p") == []
 
 
+def test_health_is_taken_from_the_event_where_the_inspect_behind_it_failed(brain):
+    """Docker tells a change once; who waits for HEALTHY must not run into its time-out."""
+    app = Container(name="app", image="i", depends_on=(Dependency(container_name="db", condition="HEALTHY"),))
+    db = Container(name="db", image="i", essential=True, health_check_type="docker")
+    it = brain(app, db)
+    it.ends(Action.RESOLVE_MANIFEST, "app")
+    it.run("db")
+    assert it.event("health_status: starting", "db") == []
+    assert [e.action for e in it.event("health_status: healthy", "db")] == [Action.PULL]
+    it.event("health_status: unhealthy", "db")
+    assert it.container("db").health.status == HealthStatus.UNHEALTHY
+
+
 def test_health_is_kept_and_lets_dependents_go(brain, seen):
     """Conformance case 66: unchanged status changes nothing, an exit code stays, the task goes on."""
     db = Container(name="db", image="i", essential=True, health_check_type="docker")

@@ -372,3 +372,21 @@ def test_parsing_raises_nothing_but_invalid_task(value):
         parse_task(value)
     except InvalidTask as error:
         assert error.text
+
+
+def test_of_several_ebs_attachments_only_the_first_places_a_volume_without_a_type():
+    """Spec 02 §2.7; the second volume stays one of the host, which lacks its path."""
+    properties = [{"name": n, "value": "x"} for n in ("volumeId", "sourceVolumeHostPath", "deviceName", "fileSystem")]
+    attachments = [
+        {"attachmentArn": f"arn:{name}", "attachmentType": "amazonebs",
+         "attachmentProperties": [*properties, {"name": "volumeName", "value": name}]} for name in ("v1", "v2")
+    ]  # fmt: skip
+    task = {"arn": "t", "attachments": attachments}
+    assert [v.name for v in parse_task({**task, "volumes": [{"name": "v1"}]}).volumes] == ["v1", "v2"]
+    with pytest.raises(InvalidTask, match="invalid volume: empty volume configuration"):
+        parse_task({**task, "volumes": [{"name": "v1"}, {"name": "v2"}]})
+
+
+def test_a_tasks_memory_below_zero_is_none():
+    """It is signed on the wire; the containers' own is not (spec 03 §1.2)."""
+    assert parse_task({"arn": "t", "memory": -1}).memory_mib == 0
