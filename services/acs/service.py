@@ -232,10 +232,10 @@ class Agent:
         return True
 
     def _tidy(self, tasks: Mapping[str, Task]) -> None:
+        self._submission.forget_tasks(tasks)  # at once: `tasks` lacks those that come from here on
+        self._attachments.forget_tasks(tasks)
         ids = {id_ for t in tasks.values() for id_ in (t.credentials_id, t.execution_credentials_id)}
         self._roles.forget_expired(ids)
-        self._submission.forget_tasks(tasks)
-        self._attachments.forget_tasks(tasks)
 
     def _check_capabilities(self) -> None:
         """Docker may have changed since the registration (the facts of its last life came first, or an update)."""

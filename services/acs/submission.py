@@ -114,7 +114,7 @@ class Submission:
     def forget_tasks(self, tasks: Mapping[str, object]) -> None:
         """Delete the cursors that TaskForgotten left; `tasks` are those that the engine has, by ARN."""
         for arn in [a for a in self._sent if a not in tasks and a not in self.outbox.lanes]:
-            del self._sent[arn]
+            self._sent.pop(arn, None)
             self._bus.durable.commit(Change().delete(keys.SENT, arn))
 
     # -- taking over ---------------------------------------------------------------------------

@@ -123,6 +123,7 @@ class FakeHands:
         self.exits_at_once: dict[str, int] = {}  # container name -> exit code
         self.resources: dict[str, tuple[Resource, ...]] = {}  # by task ARN
         self.setup_error: Exception | None = None
+        self._unseen: set[str] = set()  # containers that an inspect could not tell of
 
     def fail(self, action: Action, target: str, name: str, text: str, times: int = 1) -> None:
         """Let the next `times` performances fail."""
@@ -225,6 +226,8 @@ class FakeHands:
         if found is None and action in (Action.START, Action.STOP, Action.INSPECT, Action.REMOVE):
             missing = NamedError("NoSuchContainer", f"No such container: {container.docker_id}")
             return replace(outcome, error=error or missing, gone=True)
+        if error is not None and action is Action.INSPECT:
+            self._unseen.add(container.name)
         if found is None or (error is not None and action is not Action.START):
             told = found is not None and action is not Action.INSPECT
             return replace(outcome, error=error, observation=observe(found) if told else None)
@@ -254,7 +257,10 @@ class FakeHands:
     def _create(self, task: Task, container: Container, outcome: Outcome, error: NamedError | None) -> Outcome:
         if error is not None:
             return replace(outcome, error=error)
-        if self.docker.find(container.docker_name):
+        taken = self.docker.find(container.docker_name)
+        if taken is not None and container.name in self._unseen and not container.docker_id:
+            return replace(outcome, observation=observe(taken))  # 409; the engine could not know, and it is its own
+        if taken is not None:
             raise AssertionError(f"{container.docker_name} is created a second time")
         id_ = f"{next(self.docker.ids):064x}"
         made = FakeContainer(id_, container.docker_name, task.arn, container.name, container.image)

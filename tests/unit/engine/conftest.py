@@ -53,12 +53,16 @@ class Brain:
         """ECS wants the task to stop."""
         return self.send(Desire(TaskStatus.STOPPED))
 
+    def make(self, target: str = "app") -> None:
+        """Bring the container up to CREATED: its start is asked for."""
+        self.ends(Action.RESOLVE_MANIFEST, target)
+        self.ends(Action.PULL, target)
+        self.ends(Action.CREATE, target, observation=Observation(docker_id=f"id-{target}"))
+
     def run(self, *targets: str) -> None:
         """Bring the containers (default: app) up to RUNNING."""
         for target in targets or ("app",):
-            self.ends(Action.RESOLVE_MANIFEST, target)
-            self.ends(Action.PULL, target)
-            self.ends(Action.CREATE, target, observation=Observation(docker_id=f"id-{target}"))
+            self.make(target)
             self.ends(Action.START, target, observation=running(target))
 
     def container(self, name: str = "app") -> Container:

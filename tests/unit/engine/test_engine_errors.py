@@ -46,16 +46,14 @@ def test_the_first_error_is_the_one_that_is_reported(brain, seen):
 def test_a_failed_start_is_stopped_only_if_the_process_may_run(brain, error, stops):
     """Conformance cases 10, 11, 12: known stays CREATED; STOPPED is reported when the stop has shown its effect."""
     it = brain()
-    it.ends(Action.RESOLVE_MANIFEST)
-    it.ends(Action.PULL)
-    it.ends(Action.CREATE, observation=Observation(docker_id="d"))
+    it.make()
     effects = it.ends(Action.START, error=error)
     assert [e.action for e in effects] == ([Action.STOP] if stops else [])
     if stops:
         assert (it.container().known, it.container_reports()) == (C.CREATED, [])
-        it.ends(Action.STOP, observation=Observation(docker_id="d", status=C.CREATED))
+        it.ends(Action.STOP, observation=Observation(docker_id="id-app", status=C.CREATED))
     (report,) = it.container_reports()
-    assert (report.status, report.runtime_id, report.exit_code, report.reason) == (C.STOPPED, "d", None, error)
+    assert (report.status, report.runtime_id, report.exit_code, report.reason) == (C.STOPPED, "id-app", None, error)
     assert it.reports() == [("STOPPED", "")]
 
 
@@ -112,9 +110,7 @@ def test_a_stop_that_succeeds_beside_a_running_process_is_repeated(brain, seen):
 def test_a_process_behind_an_uncertain_start_is_stopped_until_it_is_gone(brain, seen):
     """Known stays CREATED meanwhile: nothing is reported of a process that may run."""
     it = brain()
-    it.ends(Action.RESOLVE_MANIFEST)
-    it.ends(Action.PULL)
-    it.ends(Action.CREATE, observation=Observation(docker_id="d"))
+    it.make()
     it.ends(Action.START, error=TIMEOUT)
     effects = it.ends(Action.STOP, error="CannotStopContainerError: x", observation=seen.running())
     assert [e.action for e in effects] == [Action.STOP]
@@ -184,9 +180,7 @@ def test_out_of_memory_is_the_reason_of_the_exit(brain, seen):
 def test_a_start_event_before_the_call_returns_is_enough(brain, seen):
     """The call's result then only adds what it knows; an error in it is lost."""
     it = brain()
-    it.ends(Action.RESOLVE_MANIFEST)
-    it.ends(Action.PULL)
-    it.ends(Action.CREATE, observation=Observation(docker_id="d"))
+    it.make()
     it.event("start", seen=seen.running())
     assert it.reports() == [("RUNNING", "")]
     it.ends(Action.START, error=TIMEOUT, observation=seen.running())
@@ -197,9 +191,7 @@ def test_a_start_event_before_the_call_returns_is_enough(brain, seen):
 def test_a_container_that_ran_unseen_is_announced_as_running_first(brain, seen):
     """The start event was lost with the stream; the poll finds the exit."""
     it = brain()
-    it.ends(Action.RESOLVE_MANIFEST)
-    it.ends(Action.PULL)
-    it.ends(Action.CREATE, observation=Observation(docker_id="d"))
+    it.make()
     it.event("die", seen=seen.exited(4))
     assert [(r.status, r.exit_code) for r in it.container_reports()] == [(C.RUNNING, 4), (C.STOPPED, 4)]
     assert it.reports() == [("RUNNING", ""), ("STOPPED", "")]
@@ -208,9 +200,7 @@ def test_a_container_that_ran_unseen_is_announced_as_running_first(brain, seen):
 def test_a_stop_during_the_start_waits_for_its_result(brain, seen):
     """Conformance case 3: no transition until the start call returns, then one stop call."""
     it = brain()
-    it.ends(Action.RESOLVE_MANIFEST)
-    it.ends(Action.PULL)
-    it.ends(Action.CREATE, observation=Observation(docker_id="d"))
+    it.make()
     assert it.stop() == []
     assert it.container().known == C.CREATED
     assert [e.action for e in it.ends(Action.START, observation=seen.running())] == [Action.STOP]
@@ -219,9 +209,7 @@ def test_a_stop_during_the_start_waits_for_its_result(brain, seen):
 def test_a_stop_after_the_start_event_does_not_wait_for_the_result_of_the_start(brain, seen):
     """The call may take long after its process runs: an inspect that hangs, an answer that was lost (spec 03 §2.6)."""
     it = brain()
-    it.ends(Action.RESOLVE_MANIFEST)
-    it.ends(Action.PULL)
-    it.ends(Action.CREATE, observation=Observation(docker_id="d"))
+    it.make()
     it.event("start", seen=seen.running())
     assert it.reports() == [("RUNNING", "")]
     assert [e.action for e in it.stop()] == [Action.STOP]

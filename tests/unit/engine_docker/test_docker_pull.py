@@ -48,7 +48,7 @@ def test_no_attempt_of_a_pull_tells_the_signed_url_of_a_layer(monkeypatch, caplo
 
 
 class Away:
-    """A daemon whose socket refuses, and which hangs up on the first call when it is back."""
+    """A daemon whose socket refuses; when it is back, it answers with an error of its own."""
 
     away_seconds = 0.2
 
